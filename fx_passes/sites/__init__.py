@@ -1,0 +1,25 @@
+"""The only code that knows graph patterns: a Dynamo graph -> its sites."""
+
+from torchqx.fx_passes.sites.find import find_sites
+from torchqx.fx_passes.sites.site import (
+    AttentionSite,
+    Form,
+    GraphSites,
+    LinearOp,
+    LinearSite,
+    NormSite,
+    ResidualSite,
+    Unsupported,
+)
+
+__all__ = [
+    "AttentionSite",
+    "Form",
+    "GraphSites",
+    "LinearOp",
+    "LinearSite",
+    "NormSite",
+    "ResidualSite",
+    "Unsupported",
+    "find_sites",
+]

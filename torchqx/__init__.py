@@ -1,0 +1,1 @@
+"""torchqx: quantization as a PyTorch compiler pass."""
