@@ -1,0 +1,18 @@
+"""Statistics of one tensor (observers), and what turns them into parameters (solvers)."""
+
+from torchqx.observers.base import TensorObserver
+from torchqx.observers.histogram import HistogramObserver, PercentileObserver
+from torchqx.observers.minmax import ChannelMinMaxObserver, MeanMinMaxObserver, MinMaxObserver
+from torchqx.observers.reservoir import RowReservoir
+from torchqx.observers.token import TokenQuantileObserver
+
+__all__ = [
+    "ChannelMinMaxObserver",
+    "HistogramObserver",
+    "MeanMinMaxObserver",
+    "MinMaxObserver",
+    "PercentileObserver",
+    "RowReservoir",
+    "TensorObserver",
+    "TokenQuantileObserver",
+]

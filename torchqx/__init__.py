@@ -1,1 +1,22 @@
 """torchqx: quantization as a PyTorch compiler pass."""
+
+from torchqx import handlers as _handlers  # noqa: F401  registers the recipes with torchao
+from torchqx import storage_ops as _storage_ops  # noqa: F401  registers what storage tensors do in eager mode
+from torchqx.backend import torchqx_backend
+from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
+from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
+from torchqx.storage import QuantizedWeight
+from torchqx.workflow import abandon, convert, prepare, quantize, whole_model
+
+__all__ = [
+    "MinMaxConfig",
+    "OutlierSuppressionPlusConfig",
+    "QuantizedWeight",
+    "SmoothQuantConfig",
+    "abandon",
+    "convert",
+    "prepare",
+    "quantize",
+    "torchqx_backend",
+    "whole_model",
+]

@@ -1,6 +1,7 @@
 """The only code that knows graph patterns: a Dynamo graph -> its sites."""
 
 from torchqx.fx_passes.sites.find import find_sites
+from torchqx.fx_passes.sites.provenance import parameter_nodes
 from torchqx.fx_passes.sites.site import (
     AttentionSite,
     Form,
@@ -22,4 +23,5 @@ __all__ = [
     "ResidualSite",
     "Unsupported",
     "find_sites",
+    "parameter_nodes",
 ]

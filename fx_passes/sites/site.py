@@ -90,7 +90,17 @@ class NormSite:
 
 @dataclass(eq=False)
 class AttentionSite:
-    """softmax(q kᵀ · scale + mask) v. ``node`` is the result; ``spelling`` is "sdpa" or "softmax"."""
+    """softmax(q kᵀ · scale + mask) v.
+
+    Attributes:
+        node: the result.
+        q, k, v: [..., S, D]; k is [..., D, S] where ``key_transposed``.
+        mask: the last term that acts on the scores before the softmax (added, or where scores are hidden), or None.
+        biases: terms added earlier (ALiBi, relative positions), in order.
+        scale: factor on q kᵀ, None where it is not a constant or the scores also pass a nonlinearity.
+        spelling: "sdpa" or "softmax".
+        nodes: every node of the pattern, in graph order; replaying them gives ``node`` exactly.
+    """
 
     key: str
     node: Node
@@ -101,6 +111,8 @@ class AttentionSite:
     scale: float | None
     spelling: str
     nodes: list[Node] = field(default_factory=list)
+    biases: list[Node] = field(default_factory=list)
+    key_transposed: bool = False
     kind: str = "attention"
 
 
@@ -128,8 +140,9 @@ class GraphSites:
     """Everything found in one graph.
 
     Attributes:
-        padding_mask: graph input [B, S] (integer or bool, nonzero = real token) that the attention masks are made
-            of, or None.
+        padding_mask: graph input [B, S] (integer, bool or float) that the attention masks are made of, or None.
+        padding_mask_marks_padding: False where nonzero is a real token, True where nonzero is padding (what
+            torch.nn.MultiheadAttention calls key_padding_mask).
         shared_weights: weight placeholders read by more than one op (tied embeddings, shared blocks) -> readers.
     """
 
@@ -140,3 +153,4 @@ class GraphSites:
     unsupported: list[Unsupported] = field(default_factory=list)
     shared_weights: dict[Node, list[Node]] = field(default_factory=dict)
     padding_mask: Node | None = None
+    padding_mask_marks_padding: bool = False

@@ -1,0 +1,1 @@
+"""Accuracy tables, speed tables, and this machine's limits."""

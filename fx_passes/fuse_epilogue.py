@@ -1,0 +1,92 @@
+"""Moves what stands after an integer matmul into the CPU kernel's epilogue.
+
+    before   y = int8_linear(codes, ...)      after   int8_linear(codes, ..., activation="gelu", out_mul, out_add)
+             g = gelu(y)
+             quantize_static(g, out_mul, out_add)
+
+    before   y = int8_linear(codes, ...)      after   int8_linear(codes, ..., residual=stream)
+             stream + y
+"""
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.fx import GraphModule, Node
+
+from torchqx.fx_passes.lower import PACKED
+from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
+
+ACTIVATION, RESIDUAL, OUT_MUL, OUT_ADD, QMIN, QMAX = 7, 8, 9, 10, 11, 12
+FUNCTIONS = {F.relu: "relu", torch.relu: "relu", F.silu: "silu", F.gelu: "gelu", torch._C._nn.gelu: "gelu"}
+ADDITIONS = (operator.add, operator.iadd, torch.add)
+
+
+def fuse_epilogues(gm: GraphModule) -> GraphModule:
+    """Fuse in place, each matmul as far as its single readers go; returns ``gm``."""
+    order = {node: i for i, node in enumerate(gm.graph.nodes)}
+    for node in list(gm.graph.nodes):
+        if node.op == "call_function" and node.target is PACKED:
+            _fuse_activation(node)
+            _fuse_residual(node, order)
+            _fuse_requantize(node, order)
+    gm.graph.lint()
+    gm.recompile()
+    return gm
+
+
+def _only_user(node: Node) -> Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _set(node: Node, **values: Any) -> None:
+    args = list(node.args)
+    for name, value in values.items():
+        args[globals()[name]] = value
+    node.args = tuple(args)
+
+
+def _replace(old: Node, new: Node) -> None:
+    new.meta.update(old.meta)
+    old.replace_all_uses_with(new)
+    old.graph.erase_node(old)
+
+
+def _fuse_activation(node: Node) -> None:
+    user = _only_user(node)
+    if user is None or user.op != "call_function" or user.target not in FUNCTIONS or user.args[0] is not node:
+        return
+    name = FUNCTIONS[user.target]
+    approximate = user.kwargs.get("approximate", user.args[1] if len(user.args) > 1 and name == "gelu" else "none")
+    if name == "gelu" and approximate == "tanh":
+        name = "gelu_tanh"
+    _set(node, ACTIVATION=name)
+    _replace(user, node)
+
+
+def _fuse_residual(node: Node, order: dict[Node, int]) -> None:
+    user = _only_user(node)
+    if user is None or user.op != "call_function" or user.target not in ADDITIONS or user.kwargs:
+        return
+    if len(user.args) != 2 or user.args[0] is user.args[1]:
+        return
+    other = user.args[1] if user.args[0] is node else user.args[0]
+    if not isinstance(other, Node) or other not in order or order[other] > order[node]:
+        return
+    mine, theirs = node.meta.get("example_value"), other.meta.get("example_value")
+    same = isinstance(theirs, torch.Tensor) and isinstance(mine, torch.Tensor) and \
+        theirs.shape == mine.shape and theirs.dtype == mine.dtype
+    if same and user.meta["example_value"].dtype == mine.dtype:
+        _set(node, RESIDUAL=other)
+        _replace(user, node)
+
+
+def _fuse_requantize(node: Node, order: dict[Node, int]) -> None:
+    user = _only_user(node)
+    if user is None or user.op != "call_function" or user.target is not quantize_static or user.args[0] is not node:
+        return
+    _, multiplier, addend, qmin, qmax = user.args
+    # The placeholders of the next quantizer stand at the top of the graph, so they are known here.
+    _set(node, OUT_MUL=multiplier, OUT_ADD=addend, QMIN=qmin, QMAX=qmax)
+    _replace(user, node)

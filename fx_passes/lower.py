@@ -1,0 +1,92 @@
+"""Which kernel computes a quantized matmul, and with which inputs.
+
+| kernel | where | weight | activation |
+|---|---|---|---|
+| packed | CPU with AVX512-VNNI | symmetric, per channel or tensor | per tensor or token |
+| plain | any device | the same | the same |
+| experts | any device | the same, stacked | the same |
+| general | any device | any | any |
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from torchqx.fx_passes import derived as d
+from torchqx.fx_passes.sites import Form, LinearOp
+from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten, int8_linear_general_aten
+from torchqx.inductor_kernels.int8_linear.cpu import is_supported
+from torchqx.inductor_kernels.int8_linear.experts import int8_experts_aten
+from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_group, quantize_per_token, quantize_static
+from torchqx.quantizers import AffineQuantizer
+
+PACKED = torch.ops.torchqx.int8_linear.default
+NO_REQUANTIZE = (None, None, 0, 255)
+
+
+@dataclass(frozen=True)
+class OpStructure:
+    """Everything about a quantized matmul that its code depends on; values are inputs.
+
+    Attributes:
+        sharing: ops that read one activation and have equal numbers here read one quantized tensor.
+    """
+
+    activation: AffineQuantizer
+    weight: AffineQuantizer
+    smooth: bool
+    shift: bool
+    device: torch.device
+    sharing: int = 0
+
+
+class Emitter(Protocol):
+    """Writes calls into the new graph."""
+
+    def call(self, target: Any, *args: Any) -> Node: ...
+
+    def derived(self, op: LinearOp, build: Any, *more: Node) -> Node: ...
+
+
+def quantize_rows(emit: Emitter, op: LinearOp, structure: OpStructure, rows: Node) -> tuple[Node, Any, Any]:
+    """Codes, scale and zero point of ``rows``; scale and zero point are None where the weight carries them."""
+    q = structure.activation
+    if not q.dynamic:
+        return emit.call(quantize_static, rows, emit.derived(op, d.multiplier), emit.derived(op, d.addend),
+                         q.qmin, q.qmax), None, None
+    common = (emit.derived(op, d.smooth) if structure.smooth else None,
+              emit.derived(op, d.shift) if structure.shift else None, q.qmin, q.qmax, q.symmetric)
+    if q.granularity == "group":
+        result = emit.call(quantize_per_group, rows, *common, q.group_size)
+    else:
+        result = emit.call(quantize_per_token, rows, *common)
+    return tuple(emit.call(_item, result, i) for i in range(3))
+
+
+def _item(values: tuple[Tensor, ...], index: int) -> Tensor:
+    return values[index]
+
+
+def matmul(emit: Emitter, op: LinearOp, structure: OpStructure, rows: tuple[Node, Any, Any], bias: Node | None,
+           dtype: torch.dtype) -> Node:
+    """The matmul of quantized ``rows``: [..., N] in ``dtype``."""
+    codes, scale, zero = rows
+    if not structure.activation.dynamic:
+        scale, zero = emit.derived(op, d.act_scale), emit.derived(op, d.act_zero)
+    simple = structure.weight.symmetric and structure.weight.group_size is None and \
+        structure.activation.group_size is None
+    if op.form is Form.EXPERTS:
+        result = emit.call(int8_experts_aten, codes, emit.derived(op, d.plain), emit.derived(op, d.weight_scale),
+                           emit.derived(op, d.column_sum), scale, zero, bias, op.offsets)
+        return emit.call(Tensor.to, result, dtype)
+    tail = (scale, zero, bias, "none", None, *NO_REQUANTIZE, dtype)
+    if not simple:
+        zero_point = None if structure.weight.symmetric else emit.derived(op, d.weight_zero)
+        return emit.call(int8_linear_general_aten, codes, emit.derived(op, d.plain),
+                         emit.derived(op, d.grouped_scale), zero_point, *tail)
+    kernel, data = (PACKED, d.packed) if is_supported(structure.device) else (int8_linear_aten, d.plain)
+    return emit.call(kernel, codes, emit.derived(op, data), emit.derived(op, d.weight_scale),
+                     emit.derived(op, d.column_sum), *tail)

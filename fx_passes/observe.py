@@ -1,0 +1,63 @@
+"""Runs a graph in float and shows chosen values to observers. The graph itself is not changed."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+
+class ObservingInterpreter(Interpreter):
+    """Runs ``gm``; calls ``watch[node](value)`` when a node has its value, and keeps the values of ``keep``.
+
+    Attributes:
+        kept: node -> value, detached copies, so that later in-place writes of the graph do not reach them.
+    """
+
+    def __init__(self, gm: GraphModule, watch: Mapping[Node, Callable[[Tensor], None]], keep: Collection[Node]) -> None:
+        super().__init__(gm)
+        self.watch, self.keep = watch, set(keep)
+        self.kept: dict[Node, Any] = {}
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n in self.keep:
+            self.kept[n] = value.detach().clone() if isinstance(value, Tensor) else value
+        if (seen := self.watch.get(n)) is not None:
+            seen(value)
+        return value
+
+
+def rows_mask(padding: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """Which rows of an activation are real tokens: bool of ``shape[:-1]``, or None when that cannot be told.
+
+    Args:
+        padding: [B, T], nonzero for a real token; T may be longer than the activation's S (tokens in a cache).
+        shape: [B, S, K] or [B·S, K].
+    """
+    if padding is None or padding.dim() != 2:
+        return None
+    real = padding.bool()
+    batch, total = real.shape
+    if len(shape) == 3 and shape[0] == batch and shape[1] <= total:
+        return real[:, total - shape[1]:]
+    if len(shape) == 2 and shape[0] == batch * total:
+        return real.reshape(-1)
+    return None
+
+
+def result_mask(padding: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """The same for a region's result: [B, S, N], [B, H, S, D], [B, S, H, D] or [B·H, S, D]."""
+    mask = rows_mask(padding, shape)
+    if mask is not None or padding is None or padding.dim() != 2:
+        return mask
+    batch, total = padding.shape
+    real = padding.bool()
+    if len(shape) == 4 and shape[0] == batch and shape[2] == total:
+        return real[:, None, :].expand(shape[:-1])
+    if len(shape) == 4 and shape[0] == batch and shape[1] == total:
+        return real[:, :, None].expand(shape[:-1])
+    if len(shape) == 3 and shape[1] == total and shape[0] % batch == 0:
+        return real.repeat_interleave(shape[0] // batch, 0)
+    return None

@@ -1,0 +1,102 @@
+"""The part of a graph in which a site's outputs become what Outlier Suppression+ compares: attention, or a gated product.
+
+    x -> {q, k, v} -> views, RoPE, cache ... -> attention          compared: the attention's result
+    x -> {gate, up} -> act(gate) * up                              compared: the product
+
+A region is cut out as it stands in the graph, so it needs no knowledge of any architecture: it is run again on candidate
+outputs of the site's matmuls, with everything that enters from outside held at the values of one calibration batch.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from torchqx.fx_passes.sites import Form, GraphSites, LinearSite
+
+PRODUCTS = (operator.mul, torch.mul, "mul")
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Nodes between a site's matmuls (``inputs``) and the compared node (``output``); ``on`` names what that is."""
+
+    inputs: tuple[Node, ...]
+    externals: tuple[Node, ...]
+    nodes: tuple[Node, ...]
+    output: Node
+    on: str
+
+    def bind(self, values: Mapping[Node, Any]) -> Callable[[list[Tensor]], Tensor]:
+        """A function of the matmuls' outputs, with ``values`` for the externals."""
+        fixed = {node: values[node] for node in self.externals}
+
+        def run(outputs: list[Tensor]) -> Tensor:
+            like = {n: n.meta["example_value"].dtype for n in self.inputs if "example_value" in n.meta}
+            env = dict(fixed) | {n: y.to(like.get(n, y.dtype)) for n, y in zip(self.inputs, outputs, strict=True)}
+            for node in self.nodes:
+                args, kwargs = map_arg((node.args, node.kwargs), env.__getitem__)
+                if node.op == "call_method":
+                    env[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
+                else:
+                    env[node] = node.target(*args, **kwargs)
+            return env[self.output].float()
+
+        return run
+
+
+def find_region(site: LinearSite, sites: GraphSites) -> Region | None:
+    """The region of ``site``, or None when its loss is on its own outputs."""
+    if any(op.form is not Form.LINEAR for op in site.ops):
+        return None
+    sources = [op.node for op in site.ops]
+    borders = {op.node for other in sites.linears for op in other.ops} | {a.node for a in sites.attentions}
+    reached = _forward(sources, borders)
+    for attention in sites.attentions:
+        if all(n in reached for n in (attention.q, attention.k, attention.v)):
+            return _cut(sources, attention.node, set(reached) | set(attention.nodes) | {attention.node}, "attention")
+    reads = {other.x for other in sites.linears}
+    for node in reached:
+        if node in reads and node.target in PRODUCTS and all(isinstance(a, Node) and a in reached for a in node.args):
+            return _cut(sources, node, reached, "gated product")
+    return None
+
+
+def _forward(sources: list[Node], borders: set[Node]) -> dict[Node, None]:
+    """Everything computed from ``sources`` without passing through another weighted matmul or attention; in order."""
+    reached: dict[Node, None] = dict.fromkeys(sources)
+    queue = list(sources)
+    while queue:
+        for user in queue.pop(0).users:
+            if user.op in ("call_function", "call_method") and user not in reached and user not in borders:
+                reached[user] = None
+                queue.append(user)
+    return reached
+
+
+def _cut(sources: list[Node], output: Node, allowed: Any, on: str) -> Region | None:
+    """The nodes of ``allowed`` that ``output`` needs, in graph order; None if one of them writes in place."""
+    needed, externals, queue = {output}, {}, [output]
+    while queue:
+        for parent in queue.pop().all_input_nodes:
+            if parent in sources or parent in needed:
+                continue
+            if parent not in allowed:
+                externals[parent] = None
+                continue
+            needed.add(parent)
+            queue.append(parent)
+    if any(_in_place(node) for node in needed):
+        return None
+    ordered = tuple(n for n in output.graph.nodes if n in needed)
+    return Region(tuple(sources), tuple(externals), ordered, output, on)
+
+
+def _in_place(node: Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name.endswith("_") and not name.endswith("__") or node.target is operator.setitem

@@ -1,0 +1,46 @@
+"""C++ operators compiled by Inductor's own code cache: no build step, one compilation per machine and source."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch._inductor.codecache import CppCodeCache
+from torch._inductor.cpp_builder import get_cpp_compiler
+
+from torchqx.errors import UnsupportedError
+
+
+class _TorchCppCodeCache(CppCodeCache):
+    """The code cache with torch's headers and libraries. File locks in the cache folder make processes take turns."""
+
+    cache = {}  # noqa: RUF012 (the base class's own shape: one dictionary per kind of code)
+    cpp_compile_command_flags = {"include_pytorch": True, "shared": True}  # noqa: RUF012
+
+
+@functools.cache
+def has_compiler() -> bool:
+    """Whether Inductor finds a C++ compiler."""
+    try:
+        get_cpp_compiler()
+    except Exception:  # Inductor's own error types differ between versions
+        return False
+    return True
+
+
+@functools.cache
+def load_operators(sources: Sequence[Path], flags: Sequence[str] = ()) -> None:
+    """Compile ``sources``, joined in the given order into one file, and run their operator registrations.
+
+    One file, because the code cache keys on text: a header it does not see would not be noticed when it changes.
+
+    Raises:
+        UnsupportedError: the compiler failed.
+    """
+    code = "\n".join(f'#line 1 "{source.name}"\n{source.read_text()}' for source in sources)
+    try:
+        _TorchCppCodeCache.load(code, device_type="cpu", extra_flags=tuple(flags))
+    except torch._inductor.exc.CppCompileError as error:
+        raise UnsupportedError(f"the C++ compiler failed: {error}", where=sources[-1].name,
+                               remedy="install a C++20 compiler (g++ 11 or later), or compile with "
+                                      "options={'lowering': 'eager'}.") from error

@@ -1,0 +1,42 @@
+"""The C++ kernel of ``torchqx::int8_linear``: where it runs, and how it gets built."""
+
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from torchqx.inductor_kernels.cpu_build import has_compiler, load_operators
+from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten
+from torchqx.inductor_kernels.int8_linear.pack import unpack_int8_weight
+from torchqx.inductor_kernels.int8_linear.schema import LIBRARY
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("activations.h", "epilogue.h", "microkernel.h", "op.cpp"))
+FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
+
+
+@functools.cache
+def is_supported(device: torch.device) -> bool:
+    """Whether the C++ kernel can run: a CPU with AVX512-VNNI, and a compiler. Otherwise use the ATen formula."""
+    return device.type == "cpu" and torch.cpu._is_vnni_supported() and has_compiler()
+
+
+def load() -> None:
+    """Build (once per machine) and register the kernel.
+
+    Raises:
+        UnsupportedError: the compiler failed.
+    """
+    load_operators(SOURCES, FLAGS)
+
+
+def first_call(x: Tensor, weight: Tensor, weight_scale: Tensor, *rest: object) -> Tensor:
+    """The operator where no compiled kernel is registered: builds it on a CPU that can run it (a graph from
+    Inductor's cache may be the first to call it), else computes the formula on the unpacked weight."""
+    if is_supported(x.device):
+        load()
+        return torch.ops.torchqx.int8_linear.default(x, weight, weight_scale, *rest)
+    return int8_linear_aten(x, unpack_int8_weight(weight, weight_scale.shape[0], x.shape[-1]), weight_scale, *rest)
+
+
+LIBRARY.impl("int8_linear", first_call, "CompositeExplicitAutograd")

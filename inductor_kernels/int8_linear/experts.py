@@ -1,0 +1,42 @@
+"""Stacked experts: one int8 matmul per expert over its rows. How many those are is known only at run time."""
+
+import torch
+from torch import Tensor
+
+from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten
+
+
+@torch.library.custom_op("torchqx::int8_experts", mutates_args=())
+def int8_experts_aten(
+    x: Tensor,
+    qdata: Tensor,
+    weight_scale: Tensor,
+    column_sum: Tensor,
+    x_scale: Tensor,
+    x_zero_point: Tensor,
+    bias: Tensor | None,
+    offsets: Tensor,
+) -> Tensor:
+    """Rows sorted by expert: rows offsets[e-1] to offsets[e] of x go through the weight of expert e.
+
+    x uint8 [T, K]; qdata int8 [E, N, K]; weight_scale float32 and column_sum int32 [E, N]; x_scale float32 and
+    x_zero_point int32, one element or one per row; bias [E, N]; offsets int32 [E]. Returns float32 [T, N]; rows
+    after the last offset are zero.
+    """
+    out = torch.zeros((x.shape[0], qdata.shape[1]), dtype=torch.float32, device=x.device)
+    start = 0
+    for e, end in enumerate(offsets.tolist()):
+        if end > start:
+            scale, zero_point = (p if p.numel() == 1 else p[start:end] for p in (x_scale, x_zero_point))
+            out[start:end] = int8_linear_aten(
+                x[start:end], qdata[e], weight_scale[e], column_sum[e], scale, zero_point,
+                None if bias is None else bias[e], "none", None, None, None, 0, 255, torch.float32,
+            )
+        start = max(start, end)
+    return out
+
+
+@int8_experts_aten.register_fake
+def _(x: Tensor, qdata: Tensor, weight_scale: Tensor, column_sum: Tensor, x_scale: Tensor, x_zero_point: Tensor,
+      bias: Tensor | None, offsets: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], qdata.shape[1]), dtype=torch.float32)

@@ -1,0 +1,143 @@
+// torchqx::int8_linear on the CPU: checks, the split of the output into tiles, and the registration.
+// Only the stable C interface of torch is included: it compiles in a second where ATen's headers take eight.
+#define TORCH_TARGET_VERSION (((0ULL + 2) << 56) | ((0ULL + 11) << 48))
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace torchqx {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Finish = void (*)(const int32_t*, int64_t, int64_t, int64_t, const Epilogue&);
+
+constexpr int64_t kCachedActivations = 256 * 1024;  // bytes of activations that stay in the second-level cache
+constexpr int64_t kWorthAThread = 1 << 20;          // multiply-adds; below, waking a thread costs more
+
+struct Problem {
+  const uint8_t* x;
+  const int8_t* weight;
+  int64_t rows, k;
+  Epilogue epilogue;
+  Finish finish;
+
+  int64_t panels() const { return (epilogue.columns + kTileColumns - 1) / kTileColumns; }
+  int64_t blocks() const { return (rows + kTileRows - 1) / kTileRows; }
+  int64_t panel_bytes() const { return (k + 3) / 4 * kStepBytes; }
+
+  // Blocks of rows whose activations stay in cache while all panels pass.
+  int64_t blocks_in_chunk() const {
+    return std::clamp<int64_t>(kCachedActivations / (kTileRows * std::max<int64_t>(k, 1)), 1, blocks());
+  }
+
+  // Tiles are numbered chunk by chunk, in a chunk panel by panel, in a panel block by block: a thread's range of
+  // numbers reads a panel from memory once per chunk. Rows are spread evenly over the blocks.
+  void run(int64_t begin, int64_t end) const {
+    alignas(64) int32_t sums[kTileRows * kTileColumns];
+    const int64_t chunk = blocks_in_chunk();
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t first = tile / (chunk * panels()) * chunk;
+      const int64_t height = std::min(chunk, blocks() - first);
+      const int64_t inside = tile - first * panels();
+      const int64_t panel = inside / height, block = first + inside % height;
+      const int64_t row = block * rows / blocks(), next = (block + 1) * rows / blocks();
+      kMultiply[next - row - 1](x + row * k, k, weight + panel * panel_bytes(), k, sums);
+      finish(sums, next - row, row, panel * kTileColumns, epilogue);
+    }
+  }
+};
+
+Finish finish_for(const std::string& activation) {
+  if (activation == "none") return finish_tile<Identity>;
+  if (activation == "relu") return finish_tile<Relu>;
+  if (activation == "gelu") return finish_tile<Gelu>;
+  if (activation == "gelu_tanh") return finish_tile<GeluTanh>;
+  if (activation == "silu") return finish_tile<Silu>;
+  STD_TORCH_CHECK(false, "int8_linear: unknown activation ", activation);
+}
+
+Tensor packed_rows(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+const void* checked(const Tensor& t, ScalarType dtype, int64_t elements, const char* name) {
+  STD_TORCH_CHECK(t.scalar_type() == dtype && t.numel() == elements && t.is_contiguous(), "int8_linear: ", name,
+                  " must be contiguous, of ", elements, " elements and dtype ", torch::headeronly::toString(dtype));
+  return t.const_data_ptr();
+}
+
+FloatVector checked_floats(const std::optional<Tensor>& t, int64_t elements, bool one_allowed, const char* name) {
+  if (!t) return {};
+  const bool one = one_allowed && t->numel() == 1;
+  const bool bfloat16 = !one && t->scalar_type() == ScalarType::BFloat16;
+  return {checked(*t, bfloat16 ? ScalarType::BFloat16 : ScalarType::Float, one ? 1 : elements, name), bfloat16, !one};
+}
+
+Tensor allocate(std::vector<int64_t> sizes, int64_t columns, ScalarType dtype) {
+  sizes.back() = columns;
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
+  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), code,
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+Tensor int8_linear(const Tensor& x_any, const Tensor& weight, const Tensor& weight_scale, const Tensor& column_sum,
+                   const Tensor& x_scale, const Tensor& x_zero_point, const std::optional<Tensor>& bias,
+                   const std::string& activation, const std::optional<Tensor>& residual_any,
+                   const std::optional<Tensor>& out_mul, const std::optional<Tensor>& out_add, int64_t out_qmin,
+                   int64_t out_qmax, ScalarType out_dtype) {
+  STD_TORCH_CHECK(x_any.dim() > 0, "int8_linear: x must have a last dimension");
+  const Tensor x = packed_rows(x_any);
+  std::optional<Tensor> residual;
+  if (residual_any) residual = packed_rows(*residual_any);
+
+  Problem p;
+  Epilogue& e = p.epilogue;
+  e.columns = weight_scale.numel();
+  p.k = x.size(-1);
+  const auto sizes = x.sizes();
+  p.rows = 1;
+  for (size_t d = 0; d + 1 < sizes.size(); ++d) p.rows *= sizes[d];
+  p.x = static_cast<const uint8_t*>(checked(x, ScalarType::Byte, p.rows * p.k, "x"));
+  p.weight = static_cast<const int8_t*>(checked(weight, ScalarType::Char, p.panels() * p.panel_bytes(), "weight"));
+  p.finish = finish_for(activation);
+
+  e.scale_stride = x_scale.numel() != 1;
+  e.zero_point_stride = x_zero_point.numel() != 1;
+  e.x_scale = static_cast<const float*>(
+      checked(x_scale, ScalarType::Float, e.scale_stride ? p.rows : 1, "x_scale"));
+  e.x_zero_point = static_cast<const int32_t*>(
+      checked(x_zero_point, ScalarType::Int, e.zero_point_stride ? p.rows : 1, "x_zero_point"));
+  e.weight_scale = static_cast<const float*>(checked(weight_scale, ScalarType::Float, e.columns, "weight_scale"));
+  e.column_sum = static_cast<const int32_t*>(checked(column_sum, ScalarType::Int, e.columns, "column_sum"));
+  e.bias = checked_floats(bias, e.columns, false, "bias");
+  e.residual = checked_floats(residual, p.rows * e.columns, false, "residual");
+  e.out_mul = checked_floats(out_mul, e.columns, true, "out_mul");
+  e.out_add = checked_floats(out_add, e.columns, true, "out_add");
+  STD_TORCH_CHECK(!out_mul == !out_add, "int8_linear: out_mul and out_add go together");
+  STD_TORCH_CHECK(0 <= out_qmin && out_qmin <= out_qmax && out_qmax <= 255, "int8_linear: output codes are uint8");
+  e.qmin = static_cast<float>(out_qmin);
+  e.qmax = static_cast<float>(out_qmax);
+  STD_TORCH_CHECK(out_mul || out_dtype == ScalarType::Float || out_dtype == ScalarType::BFloat16,
+                  "int8_linear: the output is float32, bfloat16, or requantized uint8");
+  e.output = out_mul ? Output::kUInt8 : out_dtype == ScalarType::Float ? Output::kFloat32 : Output::kBFloat16;
+
+  Tensor out = allocate({sizes.begin(), sizes.end()}, e.columns, out_mul ? ScalarType::Byte : out_dtype);
+  if (p.rows == 0 || e.columns == 0) return out;
+  e.out = out.mutable_data_ptr();
+  const int64_t tiles = p.panels() * p.blocks();
+  const int64_t tile_work = kTileColumns * (p.k + 64) * (p.rows / p.blocks() + 2);
+  torch::stable::parallel_for(0, tiles, std::max<int64_t>(1, kWorthAThread / tile_work),
+                              [&p](int64_t begin, int64_t end) { p.run(begin, end); });
+  return out;
+}
+
+}  // namespace torchqx
+
+STABLE_TORCH_LIBRARY_IMPL(torchqx, CPU, m) { m.impl("int8_linear", TORCH_BOX(&torchqx::int8_linear)); }

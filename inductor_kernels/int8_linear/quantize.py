@@ -1,0 +1,54 @@
+"""Quantizing activations to uint8 in plain torch: Inductor fuses it into the kernel that produces them.
+
+All arithmetic is in float32, whatever the dtype of ``x``. A value's code is ``clamp(round(x / scale) + zero_point)``.
+"""
+
+import torch
+from torch import Tensor
+
+from torchqx.quantizers import SMALLEST_SCALE
+
+
+def quantize_static(x: Tensor, mul: Tensor, add: Tensor, qmin: int, qmax: int) -> Tensor:
+    """clamp(round(x · mul + add)): [..., K] -> uint8 [..., K].
+
+    ``mul`` and ``add`` (float32, [K] or one element) hold scale, zero point, shift and smoothing in one:
+    mul = 1 / (smooth · scale), add = zero_point - shift · mul.
+    """
+    return torch.round(x.float() * mul + add).clamp(qmin, qmax).to(torch.uint8)
+
+
+def quantize_per_token(
+    x: Tensor, inv_smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int, symmetric: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(x - shift) · inv_smooth with one range per row: [..., K] -> uint8 [..., K], float32 and int32 [..., 1]."""
+    return _quantize_rows(_transformed(x, inv_smooth, shift), qmin, qmax, symmetric)
+
+
+def quantize_per_group(
+    x: Tensor, inv_smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int, symmetric: bool, group_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One range per ``group_size`` elements of a row: [..., K] -> uint8 [..., K], float32 and int32 [..., K/g]."""
+    groups = _transformed(x, inv_smooth, shift).unflatten(-1, (-1, group_size))
+    q, scale, zero_point = _quantize_rows(groups, qmin, qmax, symmetric)
+    return q.flatten(-2), scale.squeeze(-1), zero_point.squeeze(-1)
+
+
+def _transformed(x: Tensor, inv_smooth: Tensor | None, shift: Tensor | None) -> Tensor:
+    y = x.float()
+    if shift is not None:
+        y = y - shift
+    return y if inv_smooth is None else y * inv_smooth
+
+
+def _quantize_rows(y: Tensor, qmin: int, qmax: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    high = y.amax(-1, keepdim=True).clamp(min=0)
+    low = y.amin(-1, keepdim=True).clamp(max=0)
+    if symmetric:
+        scale = (torch.maximum(high, -low) * (2 / (qmax - qmin))).clamp(min=SMALLEST_SCALE)
+        zero_point = torch.full_like(scale, (qmin + qmax) // 2)
+    else:
+        scale = ((high - low) * (1 / (qmax - qmin))).clamp(min=SMALLEST_SCALE)
+        zero_point = torch.round(qmin - low / scale).clamp(qmin, qmax)
+    q = (torch.round(y * (1 / scale)) + zero_point).clamp(qmin, qmax)
+    return q.to(torch.uint8), scale, zero_point.to(torch.int32)

@@ -1,0 +1,98 @@
+"""The compiler backend: ``torch.compile(model, backend="torchqx", options={...})``."""
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.nn import Parameter
+
+from torchqx.errors import ConfigError, TorchqxWarning, UnsupportedError
+from torchqx.executable import TracedInputs
+from torchqx.fx_passes.canonicalize import canonicalize
+from torchqx.fx_passes.sites import GraphSites, find_sites
+from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
+from torchqx.plan import SiteRecord
+from torchqx.recipe import AffineRecipe
+from torchqx.runner import GraphRunner
+from torchqx.session import SESSIONS, Session
+
+LOWERINGS = ("inductor", "eager")
+DEVICES = ("cpu", "cuda")
+NOT_QUANTIZED = {
+    "attention": "this recipe leaves attention in float",
+    "norm": "computed in float; fused with the quantizers that read it",
+    "residual": "kept in float",
+}
+
+
+def torchqx_backend(gm: GraphModule, example_inputs: Sequence[Any], *, options: dict[str, Any] | None = None,
+                    mode: str | None = None, **_: Any) -> Callable[..., Any]:
+    """Quantize and compile a graph from Dynamo.
+
+    A model whose weights are quantized runs on its integers at once. A float model calibrates on its first calls,
+    whose results are the float model's, then runs quantized; its parameters stay as they are.
+
+    Args:
+        options: ``recipe`` (default OutlierSuppressionPlusConfig()), ``calibration_steps`` (default the recipe's),
+            ``lowering`` ("inductor", or "eager" to run the rewritten graph node by node); any other key goes to
+            Inductor.
+        mode: as in ``torch.compile``: Inductor's presets.
+
+    Raises:
+        ConfigError: an option has the wrong type or value.
+        UnsupportedError: a device that torchqx does not lower to.
+    """
+    settings = dict(options or {})
+    recipe = settings.pop("recipe", None) or OutlierSuppressionPlusConfig()
+    if not isinstance(recipe, AffineRecipe):
+        raise ConfigError(f"{type(recipe).__name__} is no recipe", where="options['recipe']",
+                          remedy="give an instance such as torchqx.OutlierSuppressionPlusConfig().")
+    steps = settings.pop("calibration_steps", recipe.calibration_steps)
+    if steps != recipe.calibration_steps:
+        recipe = recipe.with_steps(steps)
+    lowering = settings.pop("lowering", "inductor")
+    if lowering not in LOWERINGS:
+        raise ConfigError(f"unknown lowering {lowering!r}", where="options['lowering']",
+                          remedy=f"choose one of {', '.join(LOWERINGS)}.")
+    if mode not in (None, "default"):
+        settings = torch._inductor.list_mode_options(mode) | settings
+    return build_runner(gm, example_inputs, SESSIONS.get(recipe), lowering, settings)
+
+
+def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Session, lowering: str = "inductor",
+                 inductor_options: dict[str, Any] | None = None) -> GraphRunner:
+    """The callable for one graph: finds its sites, and tells the session about all that is not linear."""
+    placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    parameters = {n: e for n, e in zip(placeholders, example_inputs, strict=True) if isinstance(e, Parameter)}
+    for node, value in parameters.items():
+        if value.device.type not in DEVICES:
+            raise UnsupportedError(f"device {value.device}", where=node.name,
+                                   remedy=f"torchqx lowers to {' and '.join(DEVICES)}.")
+    names = {n: parameter_name(n) for n in parameters}
+    traced = TracedInputs(placeholders, example_inputs)
+    canonicalize(gm)
+    sites = find_sites(gm, parameters)
+    session.add_records(list(parameters.values()), other_records(sites))
+    if parameters and not sites.linears:
+        warnings.warn("a graph with parameters has no weighted matmul that torchqx knows; it is compiled as it is",
+                      TorchqxWarning, stacklevel=2)
+    return GraphRunner(gm, traced, sites, names, session, lowering, inductor_options or {})
+
+
+def parameter_name(placeholder: Node) -> str:
+    """The parameter's qualified name in the traced module: "encoder.layer.0.output.dense.weight"."""
+    argument = placeholder.meta.get("grapharg")
+    source = argument.source.name if argument is not None else placeholder.name
+    source = source() if callable(source) else source
+    parts = re.findall(r"_(?:modules|parameters|buffers)\['([^']*)'\]", source)
+    return ".".join(parts) if parts else placeholder.name
+
+
+def other_records(sites: GraphSites) -> list[SiteRecord]:
+    """The report's lines for everything in a graph that is no linear site."""
+    found = [*sites.norms, *sites.attentions, *sites.residuals]
+    records = [SiteRecord(s.key, s.kind, "skipped", NOT_QUANTIZED[s.kind]) for s in found]
+    return records + [SiteRecord(u.key, u.kind, "skipped", u.reason) for u in sites.unsupported]

@@ -1,0 +1,132 @@
+"""Calibrating calls of one graph: the float model answers, observers watch, and what has seen enough is solved."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from torchqx.fx_passes.observe import ObservingInterpreter
+from torchqx.fx_passes.regions import Region, find_region
+from torchqx.fx_passes.sites import Form, GraphSites, LinearSite
+from torchqx.recipe import AffineRecipe
+from torchqx.site_state import SiteState
+from torchqx.solve import FLOAT_TO_INT8_TIME
+from torchqx.storage import QuantizedWeight
+
+
+def skip_reason(site: LinearSite, weights: list[Tensor], sites: GraphSites, recipe: AffineRecipe) -> str:
+    """Why a linear site is not to be quantized; empty if it is."""
+    if not recipe.selects(site.key):
+        return "left out by the recipe's include and exclude patterns"
+    if any(op.is_head for op in site.ops) and not recipe.quantize_head:
+        return "output head: kept in float unless quantize_head=True"
+    matmuls = {op.node for other in sites.linears for op in other.ops}
+    for op, weight in zip(site.ops, weights, strict=True):
+        other = [n.name for n in sites.shared_weights.get(op.weight, ()) if n not in matmuls]
+        if other:
+            return f"its weight is also read by {', '.join(other)}"
+        if weight.dtype not in FLOAT_TO_INT8_TIME:
+            return f"weights of {weight.dtype} are not supported"
+    return ""
+
+
+class Watch:
+    """What one calibrating call shows to the states of a graph's sites.
+
+    Args:
+        states: one list per linear site of the graph: the state of each of its operations.
+    """
+
+    def __init__(self, states: dict[LinearSite, list[SiteState]], regions: dict[LinearSite, Region | None],
+                 padding: Tensor | None) -> None:
+        self.padding, self.regions = padding, regions
+        self.open: list[tuple[LinearSite, SiteState]] = []
+        for site, members in states.items():
+            self.open += [(site, s) for s in dict.fromkeys(members) if s is not None and s.calibrating]
+
+    def whole(self, site: LinearSite, state: SiteState) -> bool:
+        """Whether the state's operations are the site's: only then does the site's region speak of it."""
+        return [op.key for op in site.ops] == [op.key for op in state.operations]
+
+    def activations(self) -> dict[Node, Any]:
+        """Node -> what to call with its value."""
+        readers: dict[Node, list] = {}
+        for site, state in self.open:
+            kernel = tuple(site.ops[0].weight.meta["example_value"].shape[2:]) if state.form is Form.CONV else ()
+            readers.setdefault(site.ops[0].x, []).append((state, kernel))
+
+        def show(observers: list) -> Any:
+            def call(value: Tensor) -> None:
+                for state, kernel in observers:
+                    state.observe(value, self.padding, kernel)
+            return call
+
+        return {node: show(observers) for node, observers in readers.items()}
+
+    def kept(self) -> set[Node]:
+        """Nodes whose values :meth:`finish` needs."""
+        nodes: set[Node] = set()
+        for site, state in self.open:
+            nodes |= {op.bias for op in site.ops if op.bias is not None}
+            region = self.regions[site]
+            if region is not None and state.wants_region and self.whole(site, state):
+                nodes |= {site.x, region.output, *region.externals}
+        return nodes
+
+    def finish(self, values: dict[Node, Any]) -> None:
+        for site, state in self.open:
+            by_key = {op.key: op for op in site.ops}
+            for i, operation in enumerate(state.operations):
+                op = by_key.get(operation.key)
+                if op is not None and op.bias is not None:
+                    state.biases[i] = values[op.bias]
+            region = self.regions[site]
+            if region is not None and state.wants_region and self.whole(site, state):
+                state.observe_region(region, values[site.x], values, self.padding)
+            state.calls += 1
+
+
+class Calibration:
+    """Decides for a graph's runner whether a call calibrates, and carries it out."""
+
+    def __init__(self, runner: Any) -> None:
+        self.runner, self.session, self.sites = runner, runner.session, runner.sites
+        self.regions = {site: find_region(site, self.sites) for site in self.sites.linears}
+
+    def states(self, args: Sequence[Any]) -> dict[LinearSite, list[SiteState]]:
+        """The states of every linear site with float weights, for the weights that came in."""
+        found = {}
+        for site in self.sites.linears:
+            weights = [self.runner.weight(op, args) for op in site.ops]
+            if any(isinstance(w, QuantizedWeight) for w in weights):
+                continue
+            names = [self.runner.names[op.weight] for op in site.ops]
+            skip = skip_reason(site, weights, self.sites, self.session.recipe)
+            found[site] = self.session.state_of(site, weights, names, skip)
+        return found
+
+    def wanted(self, args: Sequence[Any]) -> bool:
+        return self.session.calibration_only or any(s.calibrating for m in self.states(args).values() for s in m)
+
+    def padding(self, args: Sequence[Any]) -> Tensor | None:
+        """The call's padding mask, nonzero for real tokens."""
+        if self.sites.padding_mask is None:
+            return None
+        mask = args[self.runner.position[self.sites.padding_mask]]
+        return ~mask.bool() if self.sites.padding_mask_marks_padding else mask
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        """The float result of the call, with its statistics taken; solves the sites that have seen enough."""
+        states = self.states(args)
+        watch = Watch(states, self.regions, self.padding(args))
+        self.session.remember(self.runner, args)
+        interpreter = ObservingInterpreter(self.runner.gm, watch.activations(), watch.kept())
+        with torch.no_grad():
+            outputs = interpreter.run(*args)
+            watch.finish(interpreter.kept)
+        if not self.session.calibration_only:
+            seen = dict.fromkeys(s for members in states.values() for s in members)
+            self.session.solve([s for s in seen if s.calls >= self.session.recipe.calibration_steps])
+        return outputs

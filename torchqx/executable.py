@@ -1,0 +1,78 @@
+"""A quantized graph, lowered for the shapes under which Dynamo traced it, run with tensors known only at the call."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import SymInt, Tensor
+from torch._guards import TracingContext, tracing
+from torch._inductor.compile_fx import compile_fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import Node
+
+from torchqx.errors import TorchqxWarning
+from torchqx.fx_passes.derived import Derived
+from torchqx.fx_passes.quantize import QuantizedGraph
+
+
+class TracedInputs:
+    """Dynamo's fake values of a graph's placeholders, kept so that the graph can be lowered after Dynamo is done.
+
+    Attributes:
+        fake: placeholder -> FakeTensor, SymInt, or a constant.
+    """
+
+    def __init__(self, placeholders: Sequence[Node], example_inputs: Sequence[Any]) -> None:
+        self.placeholders = list(placeholders)
+        self.fake = {n: n.meta.get("example_value", e) for n, e in zip(placeholders, example_inputs, strict=True)}
+        modes = [v.fake_mode for v in self.fake.values() if isinstance(v, torch._subclasses.FakeTensor)]
+        self.mode = modes[0] if modes else FakeTensorMode()
+        self.symbols = [i for i, n in enumerate(placeholders) if isinstance(self.fake[n], SymInt)]
+
+
+class Executable:
+    """``graph`` lowered by Inductor ("inductor"), or run node by node ("eager")."""
+
+    def __init__(self, graph: QuantizedGraph, traced: TracedInputs, lowering: str, options: dict[str, Any]) -> None:
+        self.graph, self.traced, self.lowering, self.options = graph, traced, lowering, options
+        position = {n: i for i, n in enumerate(traced.placeholders)}
+        self.sources: list[int | tuple[int, ...]] = [
+            tuple(position[n] for n in item.sources) if isinstance(item, Derived) else position[item]
+            for item in graph.inputs]
+        self.compiled: Callable[..., Any] | None = graph.module.forward if lowering == "eager" else None
+        self._guards: str | None = None
+        self._known: set[tuple[int, ...]] = set()
+
+    def prepare(self, derived: list[Tensor]) -> None:
+        """Compile, if that has not happened; ``derived`` are the values of the derived inputs, in order."""
+        if self.compiled is not None:
+            return
+        values = iter(derived)
+        environment = self.traced.mode.shape_env
+        before = 0 if environment is None else len(environment.guards)
+        with torch.no_grad(), tracing(TracingContext(self.traced.mode)):
+            fakes = [self.traced.mode.from_tensor(next(values), static_shapes=True) if isinstance(item, Derived)
+                     else self.traced.fake[item] for item in self.graph.inputs]
+            self.compiled = compile_fx(self.graph.module, fakes, config_patches=self.options)
+        if environment is not None and len(environment.guards) > before and self.traced.symbols:
+            # Dynamo has made its guards already, so shapes that lowering came to rely on are checked here.
+            symbols = [self.traced.fake[self.traced.placeholders[i]] for i in self.traced.symbols]
+            self._guards = environment.produce_guards_expression(symbols, guards=environment.guards[before:])
+
+    def __call__(self, args: Sequence[Any], inputs: list[Any]) -> Any:
+        """Run on ``inputs``; ``args`` are the original graph's arguments, for the sizes among them."""
+        if self._guards is not None and not self._fits(args):
+            return self.graph.module(*inputs)
+        return self.compiled(*inputs)
+
+    def _fits(self, args: Sequence[Any]) -> bool:
+        sizes = tuple(int(args[i]) for i in self.traced.symbols)
+        if sizes in self._known:
+            return True
+        if self.traced.mode.shape_env.evaluate_guards_expression(self._guards, sizes):
+            self._known.add(sizes)
+            return True
+        warnings.warn(f"sizes {sizes} do not fit the compiled graph ({self._guards}); this call runs uncompiled",
+                      TorchqxWarning, stacklevel=2)
+        return False

@@ -1,0 +1,26 @@
+"""torchao's door: ``quantize_(model, config, filter_fn)`` with a recipe as config."""
+
+from torch.nn import Linear, Module
+from torchao.quantization.transform_module import register_quantize_module_handler
+
+from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
+from torchqx.errors import ConfigError
+from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
+from torchqx.recipe import AffineRecipe
+from torchqx.workflow import convert, prepare
+
+RECIPES = (OutlierSuppressionPlusConfig, SmoothQuantConfig, MinMaxConfig)
+
+
+def apply_step(module: Module, recipe: AffineRecipe) -> Module:
+    """What ``quantize_`` calls for each module that its filter matches: a whole model, or one ``nn.Linear``."""
+    if recipe.step == "prepare":
+        return prepare(module, recipe)
+    if recipe.step == "convert":
+        return convert(module)
+    raise ConfigError("quantize_ needs to know which step this is", where="step",
+                      remedy="give step='prepare', calibrate, then step='convert'; or call torchqx.quantize.")
+
+
+for recipe in RECIPES:
+    register_quantize_module_handler(recipe)(apply_step)

@@ -1,0 +1,132 @@
+"""The settings that every affine integer recipe shares."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from torchao.core.config import AOBaseConfig
+
+from torchqx.errors import ConfigError
+from torchqx.observers.solvers import Solver
+from torchqx.quantizers import AffineQuantizer, Granularity
+
+CHOICES: dict[str, tuple] = {
+    "step": (None, "prepare", "convert"),
+    "activation": ("auto", "static", "token", "group"),
+    "statistics": ("minmax", "mean_minmax", "percentile", "mse"),
+    "calibration": ("parallel", "sequential"),
+    "loss": ("auto", "linear"),
+}
+
+
+@dataclass
+class AffineRecipe(AOBaseConfig):
+    """Integer weights and activations for every linear site; subclasses say which solver finds the parameters.
+
+    Attributes:
+        step: "prepare" or "convert" when given to torchao's ``quantize_``; None for the backend and ``quantize``.
+        weight_bits, activation_bits: 2 to 8; below 8 the int8 path runs with the narrower range.
+        weight_symmetric, activation_symmetric: a range around zero instead of the tight one.
+        weight_granularity: "tensor", "channel", or "group" (of ``weight_group_size``).
+        activation: "static" per tensor; "token": per token at run time; "group": per ``activation_group_size``
+            elements of a token at run time; "auto": static where the site's error stays within the budget, else per
+            token, else the site stays float.
+        error_budget: largest relative output error per token of a site at 8 bits; doubled for each bit fewer.
+        statistics: of the sampled rows, what gives a static range.
+        calibration: "parallel": every site sees the float model's activations; "sequential": those of the model whose
+            earlier sites are quantized already.
+        calibration_steps: calls that calibrate under ``torch.compile``.
+        sample_rows: rows kept per site to measure errors on.
+        loss: "auto" compares attention results and gated products where a site feeds one; "linear" its own outputs.
+        include, exclude: patterns of site keys, as in ``fnmatch``.
+        quantize_head: also the last projection (classifier, vocabulary).
+
+    Raises:
+        ConfigError: for a value outside its range.
+    """
+
+    step: str | None = None
+    weight_bits: int = 8
+    activation_bits: int = 8
+    weight_symmetric: bool = True
+    activation_symmetric: bool = False
+    weight_granularity: Granularity = "channel"
+    weight_group_size: int | None = None
+    activation: Literal["auto", "static", "token", "group"] = "auto"
+    activation_group_size: int | None = None
+    error_budget: float = 0.03
+    statistics: str = "minmax"
+    calibration: str = "parallel"
+    calibration_steps: int = 16
+    sample_rows: int = 512
+    loss: str = "auto"
+    include: list[str] = field(default_factory=lambda: ["*"])
+    exclude: list[str] = field(default_factory=list)
+    quantize_head: bool = False
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"unknown value {getattr(self, name)!r}", where=name,
+                                  remedy=f"choose one of {', '.join(map(repr, allowed))}.")
+        for name in ("calibration_steps", "sample_rows"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ConfigError(f"{getattr(self, name)!r} is not a positive integer", where=name,
+                                  remedy="give 1 or more.")
+        if not self.error_budget > 0:
+            raise ConfigError(f"budget {self.error_budget}", where="error_budget", remedy="give a positive number.")
+        if self.weight_granularity == "token":
+            raise ConfigError("weights have no tokens", where="weight_granularity", remedy="choose 'channel'.")
+        for name in ("include", "exclude"):
+            if isinstance(getattr(self, name), str):
+                raise ConfigError("expects a list of patterns", where=name, remedy="put the pattern into a list.")
+            setattr(self, name, list(getattr(self, name)))
+        self.weight_quantizer()
+        self.activation_ladder()
+
+    def solver(self) -> Solver:
+        """What turns a site's statistics and weights into parameters."""
+        raise NotImplementedError("an abstract recipe has no solver")
+
+    def weight_quantizer(self) -> AffineQuantizer:
+        return AffineQuantizer(self.weight_bits, self.weight_symmetric, self.weight_granularity,
+                               self.weight_group_size, signed=True)
+
+    def activation_ladder(self) -> list[AffineQuantizer]:
+        """The activation quantizers to try, cheapest first. Only "auto" has more than one."""
+        def make(granularity: Granularity, dynamic: bool, size: int | None = None) -> AffineQuantizer:
+            return AffineQuantizer(self.activation_bits, self.activation_symmetric, granularity, size, dynamic)
+
+        ladder = {"static": [make("tensor", False)], "token": [make("token", True)]}
+        ladder["auto"] = ladder["static"] + ladder["token"]
+        if self.activation == "group":
+            return [make("group", True, self.activation_group_size)]
+        if self.activation_group_size is not None:
+            raise ConfigError("goes with activation 'group'", where="activation_group_size", remedy="give both.")
+        return ladder[self.activation]
+
+    def budget(self) -> float:
+        """The error budget at this recipe's bits: a step of the grid doubles with each bit fewer."""
+        return self.error_budget * 2 ** (8 - min(self.weight_bits, self.activation_bits))
+
+    def selects(self, key: str) -> bool:
+        return any(fnmatchcase(key, p) for p in self.include) and not any(fnmatchcase(key, p) for p in self.exclude)
+
+    def with_steps(self, steps: Any) -> "AffineRecipe":
+        """This recipe with another ``calibration_steps``; raises ConfigError if that is no positive integer."""
+        return replace(self, calibration_steps=steps)
+
+    def fingerprint(self) -> str:
+        """Equal for recipes that solve alike, whatever their step."""
+        return json.dumps({"recipe": type(self).__name__, **asdict(self), "step": None}, sort_keys=True)
+
+
+def make_recipe(cls: type[AffineRecipe], values: dict[str, Any]) -> AffineRecipe:
+    """``cls(**values)`` with a ConfigError naming the fields that it does not have."""
+    unknown = sorted(set(values) - {f.name for f in fields(cls)})
+    if unknown:
+        raise ConfigError(f"{cls.__name__} has no field {', '.join(unknown)}", where=unknown[0],
+                          remedy=f"its fields are {', '.join(f.name for f in fields(cls))}.")
+    return cls(**values)

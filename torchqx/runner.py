@@ -1,0 +1,146 @@
+"""What the backend hands to Dynamo for one graph: calibrates, solves, and runs it, for whichever model calls.
+
+Dynamo does not guard the identity of parameters: one traced graph serves every instance of a class, every layer that is
+compiled on its own, and a parameter that was replaced. So everything that depends on a weight's values is looked up
+when the graph is called, by the identity and version of the tensors that came in.
+"""
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.utils.weak import WeakIdKeyDictionary
+
+from torchqx.executable import Executable, TracedInputs
+from torchqx.fx_passes.derived import Derived
+from torchqx.fx_passes.fuse_epilogue import fuse_epilogues
+from torchqx.fx_passes.lower import OpStructure
+from torchqx.fx_passes.quantize import quantize_graph
+from torchqx.fx_passes.sites import GraphSites, LinearOp
+from torchqx.gradients import refuse_gradients
+from torchqx.calibration import Calibration
+from torchqx.session import Session
+from torchqx.site_state import version_of
+from torchqx.storage import QuantizedWeight
+
+
+class Binding:
+    """The graph's way of running for one set of weights; valid as long as those are the same and unwritten."""
+
+    def __init__(self, watched: Sequence[tuple[int, Tensor]], executable: Executable, inputs: list[Any]) -> None:
+        self.watched = [(i, weakref.ref(t), version_of(t)) for i, t in watched]
+        self.executable, self.inputs = executable, inputs
+        self.passed = [(k, s) for k, s in enumerate(executable.sources) if isinstance(s, int)]
+
+    def serves(self, args: Sequence[Any]) -> bool:
+        return all(args[i] is ref() and version_of(args[i]) == version for i, ref, version in self.watched)
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        inputs = self.inputs.copy()
+        for k, source in self.passed:
+            inputs[k] = args[source]
+        return self.executable(args, inputs)
+
+
+class GraphRunner:
+    """Callable with a Dynamo graph's arguments.
+
+    Args:
+        names: weight placeholder -> the parameter's name in the traced module.
+        options: Inductor's, as ``torch.compile`` takes them.
+    """
+
+    def __init__(self, gm: GraphModule, traced: TracedInputs, sites: GraphSites, names: dict[Node, str],
+                 session: Session, lowering: str, options: dict[str, Any]) -> None:
+        self.gm, self.traced, self.sites, self.session = gm, traced, sites, session
+        self.lowering, self.options = lowering, options
+        self.names = names
+        self.calibration = Calibration(self)
+        self.position = {n: i for i, n in enumerate(traced.placeholders)}
+        self.operations = [op for site in sites.linears for op in site.ops]
+        self.anchor = self.position[self.operations[0].weight] if self.operations else None
+        self.executables: dict[tuple, Executable] = {}
+        self.bindings: dict[int, Binding] = {}
+        self.derived: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def __call__(self, *args: Any) -> Any:
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                outputs = self._run(args)
+            return refuse_gradients(args, outputs)
+        return self._run(args)
+
+    def _run(self, args: Sequence[Any]) -> Any:
+        key = 0 if self.anchor is None else id(args[self.anchor])
+        binding = self.bindings.get(key)
+        if binding is None or not binding.serves(args):
+            with self.session.lock:
+                if self.calibration.wanted(args):
+                    return self.calibration(args)
+                binding = self.bindings[key] = self._bind(args)
+        return binding(args)
+
+    def weight(self, op: LinearOp, args: Sequence[Any]) -> Tensor:
+        return args[self.position[op.weight]]
+
+    def quantized(self, op: LinearOp, args: Sequence[Any]) -> QuantizedWeight | None:
+        """The storage tensor for ``op``: the model's own, or the one that was solved for its float weight."""
+        weight = self.weight(op, args)
+        if isinstance(weight, QuantizedWeight):
+            return weight
+        state = self.session.states.get(weight)
+        return None if state is None else state.quantized(weight)
+
+    def _bind(self, args: Sequence[Any]) -> Binding:
+        found = {op.node: self.quantized(op, args) for op in self.operations}
+        structures = {}
+        for site in self.sites.linears:
+            structures |= structures_of([(op, found[op.node]) for op in site.ops if found[op.node] is not None])
+        stored = [n for n, i in self.position.items() if isinstance(args[i], QuantizedWeight)]
+        key = (tuple(structures.get(op.node) for op in self.operations), tuple(n.name for n in stored))
+        if key not in self.executables:
+            graph = quantize_graph(self.gm, self.sites, structures, stored)
+            fuse_epilogues(graph.module)
+            self.executables[key] = Executable(graph, self.traced, self.lowering, self.options)
+        executable = self.executables[key]
+        by_weight = {op.weight: w for op in self.operations if (w := found[op.node]) is not None}
+        by_weight |= {n: args[self.position[n]] for n in stored}
+        inputs = [self._derive(item, by_weight, args) if isinstance(item, Derived) else None
+                  for item in executable.graph.inputs]
+        executable.prepare([v for v in inputs if v is not None])
+        watched = {i for s in executable.sources if isinstance(s, tuple) for i in s}
+        watched |= {self.position[op.weight] for op in self.operations}
+        return Binding([(i, args[i]) for i in sorted(watched)], executable, inputs)
+
+    def _derive(self, item: Derived, weights: dict[Node, QuantizedWeight], args: Sequence[Any]) -> Tensor:
+        weight, *others = [weights.get(n, args[self.position[n]]) for n in item.sources]
+        key = (item.build, tuple((id(o), version_of(o)) for o in others))
+        made = self.derived.setdefault(weight, {})
+        if key not in made:
+            with torch.inference_mode(False), torch.no_grad():
+                made[key] = item.build(weight, *others)
+        return made[key]
+
+
+def structures_of(ops: list[tuple[LinearOp, QuantizedWeight]]) -> dict[Node, OpStructure]:
+    """Structures of one site's quantized ops; those with equal transforms and quantizers get equal sharing numbers."""
+    kinds: list[QuantizedWeight] = []
+    structures = {}
+    for op, weight in ops:
+        number = next((i for i, other in enumerate(kinds) if _reads_alike(weight, other)), len(kinds))
+        if number == len(kinds):
+            kinds.append(weight)
+        structures[op.node] = OpStructure(weight.activation_spec, weight.weight_spec, weight.smooth is not None,
+                                          weight.shift is not None, weight.device, number)
+    return structures
+
+
+def _reads_alike(a: QuantizedWeight, b: QuantizedWeight) -> bool:
+    def same(x: Tensor | None, y: Tensor | None) -> bool:
+        return (x is None and y is None) or (x is not None and y is not None and torch.equal(x, y))
+
+    return a.activation_quantizer == b.activation_quantizer and all(
+        same(getattr(a, n), getattr(b, n)) for n in ("smooth", "shift", "per_tensor_scale"))

@@ -1,0 +1,98 @@
+"""All that is known about the sites of the models compiled with one recipe; found through the models' own tensors.
+
+Weights are keys by identity and held weakly: a second instance, a replaced parameter, or a layer compiled on its own
+each find their own state, and a model that is gone takes its state along.
+"""
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.utils.weak import WeakIdKeyDictionary
+
+from torchqx.fx_passes.sites import LinearSite
+from torchqx.plan import SiteRecord
+from torchqx.recipe import AffineRecipe
+from torchqx.site_state import SiteState
+from torchqx.solve import solve_site
+
+
+class Session:
+    """States and records under one recipe. ``lock`` guards calibration, solving and compilation."""
+
+    def __init__(self, recipe: AffineRecipe, calibration_only: bool = False) -> None:
+        self.recipe = recipe
+        self.calibration_only = calibration_only
+        self.lock = threading.RLock()
+        self.states: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.batches: list[tuple[Any, list[Any]]] = []
+        self.graph_records: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def state_of(self, site: LinearSite, weights: list[Tensor], names: list[str], skip: str) -> list[SiteState]:
+        """The states of the site's weights, one per operation; all the same one where the site is new.
+
+        A graph break may have shown this session only a part of the site's operations before: those keep their state.
+        """
+        known = [self.states.get(w) for w in weights]
+        if all(k is None for k in known):
+            state = SiteState(site, names, self.recipe, skip)
+            for i, weight in enumerate(weights):
+                self.states[weight] = state
+                state.adopt(weight, i)
+            return [state] * len(weights)
+        for i, (weight, state) in enumerate(zip(weights, known, strict=True)):
+            if state is None:
+                alone = LinearSite(site.ops[i].key, site.x, [site.ops[i]])
+                known[i] = self.states[weight] = SiteState(alone, [names[i]], self.recipe, skip)
+                known[i].adopt(weight, 0)
+        return known
+
+    def solve(self, states: Iterable[SiteState]) -> None:
+        """Solve the states that still calibrate; see :func:`solve_site` for what it raises."""
+        for state in states:
+            if state.calibrating:
+                solve_site(state, state.weights())
+
+    def remember(self, runner: Any, args: Sequence[Any]) -> None:
+        """Keep a calibrating call's inputs where sequential calibration will run it again."""
+        if self.recipe.calibration == "sequential":
+            copies = [a.clone() if isinstance(a, Tensor) and not isinstance(a, Parameter) else a for a in args]
+            self.batches.append((runner, copies))
+
+    def add_records(self, anchors: list[Tensor], records: list[SiteRecord]) -> None:
+        """Remember what a graph says of its other sites, under every parameter that the graph reads."""
+        for anchor in anchors:
+            self.graph_records.setdefault(anchor, {}).update({r.key: r for r in records})
+
+    def states_in(self, model: Module) -> list[SiteState]:
+        """The states of ``model``'s own parameters, each once, in the order of the parameters."""
+        found = (self.states.get(p) for p in model.parameters())
+        return list(dict.fromkeys(s for s in found if s is not None))
+
+    def records_in(self, model: Module) -> list[SiteRecord]:
+        """Records of everything that is no linear site."""
+        merged: dict[str, SiteRecord] = {}
+        for parameter in model.parameters():
+            merged |= self.graph_records.get(parameter) or {}
+        return list(merged.values())
+
+
+class Sessions:
+    """The sessions of this process, one per recipe, for the backend."""
+
+    def __init__(self) -> None:
+        self._by_recipe: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def get(self, recipe: AffineRecipe) -> Session:
+        with self._lock:
+            return self._by_recipe.setdefault(recipe.fingerprint(), Session(recipe))
+
+    def of(self, model: Module) -> list[Session]:
+        """Those that know a parameter of ``model``."""
+        return [s for s in list(self._by_recipe.values()) if s.states_in(model) or s.records_in(model)]
+
+
+SESSIONS = Sessions()

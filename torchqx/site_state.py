@@ -1,0 +1,126 @@
+"""One linear site of one model while it calibrates, and what was solved for it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils.weak import WeakIdKeyDictionary
+
+from torchqx.errors import PlanMismatchError
+from torchqx.fx_passes.observe import result_mask, rows_mask
+from torchqx.fx_passes.regions import Region
+from torchqx.fx_passes.sites import Form, LinearSite
+from torchqx.layouts import WeightLayout
+from torchqx.observers import ChannelMinMaxObserver, RowReservoir
+from torchqx.observers.solvers import Sample
+from torchqx.plan import SiteRecord
+from torchqx.quantize_weight import SiteParameters, quantize_weight
+from torchqx.recipe import AffineRecipe
+from torchqx.rows import conv_rows, left_rows
+from torchqx.storage import QuantizedWeight
+
+REGION_TOKENS = 4096
+
+
+def version_of(tensor: Tensor) -> tuple[int | None, int]:
+    """Changes when ``tensor`` is written to in place, or given other storage. (A write through ``.data`` shows in
+    neither: torch keeps no count of those.)"""
+    storage = 0 if is_traceable_wrapper_subclass(tensor) else tensor.data_ptr()
+    return (None if tensor.is_inference() else tensor._version), storage
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A weighted matmul of a site, without its graph."""
+
+    key: str
+    layout: WeightLayout
+    weight_name: str
+
+
+class SiteState:
+    """Statistics and solution of a site; found through its weights, so every graph that reads them shares it.
+
+    Attributes:
+        record: the site's line in the report.
+        parameters: the solution; None while calibrating and for a site that stays float.
+        calls: calibration calls seen.
+    """
+
+    def __init__(self, site: LinearSite, names: list[str], recipe: AffineRecipe, skip: str) -> None:
+        self.operations = [Operation(op.key, op.layout, name) for op, name in zip(site.ops, names, strict=True)]
+        self.form = site.ops[0].form
+        self.recipe = recipe
+        self.samples: list[Sample] = []
+        self.loss_on = "outputs"
+        self.biases: list[Tensor | None] = [None] * len(site.ops)
+        self.calls = self.sample_call = 0
+        self.parameters: SiteParameters | None = None
+        self.record = SiteRecord(site.key, site.kind, "skipped" if skip else "calibrating", reason=skip,
+                                 operations=[op.key for op in site.ops], weights=names)
+        self.forget_activations()
+        self._place: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._quantized: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def adopt(self, weight: Tensor, index: int) -> None:
+        """``weight`` is the parameter of operation ``index``."""
+        self._place[weight] = index
+
+    def weights(self) -> list[Tensor]:
+        """The parameters of the operations, in order. Raises PlanMismatchError if the model dropped one of them."""
+        alive = {i: w for w, i in self._place.items()}
+        if len(alive) < len(self.operations):
+            raise PlanMismatchError("a parameter was replaced during calibration", where=self.record.key,
+                                    remedy="calibrate again.")
+        return [alive[i] for i in range(len(self.operations))]
+
+    @property
+    def calibrating(self) -> bool:
+        return self.record.status == "calibrating"
+
+    @property
+    def wants_region(self) -> bool:
+        return self.recipe.loss == "auto" and not self.samples
+
+    def observe(self, x: Tensor, padding: Tensor | None, kernel: tuple[int, ...] = ()) -> None:
+        """Record the activation of one call, in the site's own form (see ``Form``)."""
+        if self.form is Form.CONV:
+            x = conv_rows(x, kernel)
+        elif self.form is Form.LEFT:
+            x = left_rows(x)
+        mask = rows_mask(padding, x.shape)
+        self.channels(x, mask)
+        self.rows(x, mask)
+
+    def observe_region(self, region: Region, x: Tensor, values: dict[Any, Any], padding: Tensor | None) -> None:
+        """Keep one batch to measure ``region``'s loss on; batches of too many tokens are left to the row sample."""
+        if x.shape[:-1].numel() > REGION_TOKENS:
+            return
+        self.sample_call = self.calls
+        self.samples.append(Sample(x.float(), region.bind(values), result_mask(padding, values[region.output].shape)))
+        self.loss_on = region.on
+
+    def quantized(self, weight: Tensor) -> QuantizedWeight | None:
+        """The storage tensor for ``weight``, made again when that was written to; None if the site is float."""
+        if self.parameters is None:
+            return None
+        version = version_of(weight)
+        made = self._quantized.get(weight)
+        if made is None or made[0] != version:
+            operation = self.operations[self._place[weight]]
+            with torch.inference_mode(False):
+                made = version, quantize_weight(weight, operation.layout, operation.key, self.parameters)
+            self._quantized[weight] = made
+        return made[1]
+
+    def forget_activations(self) -> None:
+        """Start the statistics of the activation again; what the region's sample holds beside it stays."""
+        self.channels = ChannelMinMaxObserver(site=self.record.key)
+        self.rows = RowReservoir(site=self.record.key, capacity=self.recipe.sample_rows)
+
+    def release(self) -> None:
+        """Drop the statistics once the site is solved."""
+        self.samples.clear()
+        self.rows = RowReservoir(site=self.record.key, capacity=1)

@@ -1,0 +1,173 @@
+"""The storage tensor: a weight as integers, with its site's transform and activation quantizer beside it.
+
+It stands where the float ``nn.Parameter`` stood. In eager mode every op on it works: the weighted matmuls compute the
+fake-quantized result (what the compiled integer path computes, up to rounding), anything else sees the dequantized
+weight. Under the backend the matmuls run on the integers.
+"""
+
+import json
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+from torchao.utils import TorchAOBaseTensor
+
+from torchqx.errors import AlreadyQuantizedError, CheckpointError, ShapeError
+from torchqx.layouts import WeightLayout
+from torchqx.quantizers import AffineQuantizer
+from torchqx.transforms import Scale, Shift, Transform
+
+
+def encode_quantizer(quantizer: AffineQuantizer) -> str:
+    """An AffineQuantizer as JSON text, the form in which tensors and checkpoints carry it."""
+    return json.dumps(asdict(quantizer), separators=(",", ":"))
+
+
+def decode_quantizer(text: str) -> AffineQuantizer:
+    """The inverse of :func:`encode_quantizer`. Raises CheckpointError for text that is not one."""
+    try:
+        return AffineQuantizer(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError("not a quantizer", where=text[:60], remedy="save the checkpoint again.") from error
+
+
+class QuantizedWeight(TorchAOBaseTensor):
+    """A quantized parameter. Its shape and dtype are the float parameter's.
+
+    The components' names are the ones that Hugging Face's torchao loader accepts; the properties below give them meaning.
+
+    | component | property | content |
+    |---|---|---|
+    | qdata | | int8 codes of the transformed weight's matrix, [N, K] or [E, N, K] |
+    | scale | | float32 [N], [N, K/g], with a leading E for experts; [1] per tensor |
+    | zero_point | | int32, as scale; only for asymmetric weights |
+    | act_pre_scale | smooth | 1/s, float32 [K] |
+    | scale_and_zero | shift, shift_bias | z, float32 [K], then W z, float32 [N] (E·N for experts) |
+    | per_tensor_scale | act_scale, act_zero_point | static activation scale and zero point, float32 [2] |
+
+    Args:
+        weight_quantizer, activation_quantizer: as JSON text of their fields.
+        matrix_layout: a :class:`WeightLayout` value.
+        full_shape: the parameter's shape.
+        plan: JSON list of site records that travel with this weight.
+    """
+
+    tensor_data_names = ["qdata", "scale"]  # noqa: RUF012 (the base class's protocol)
+    tensor_attribute_names = ["full_shape", "dtype", "matrix_layout", "weight_quantizer", "activation_quantizer", "plan"]  # noqa: RUF012
+    optional_tensor_data_names = ["zero_point", "act_pre_scale", "scale_and_zero", "per_tensor_scale"]  # noqa: RUF012
+
+    def __new__(cls, qdata: Tensor, scale: Tensor, full_shape: list[int], dtype: torch.dtype, *rest: Any,
+                **named: Any) -> Self:
+        return torch.Tensor._make_wrapper_subclass(cls, tuple(full_shape), dtype=dtype, device=qdata.device,
+                                                   requires_grad=False)
+
+    def __init__(self, qdata: Tensor, scale: Tensor, full_shape: list[int], dtype: torch.dtype, matrix_layout: str,
+                 weight_quantizer: str, activation_quantizer: str, plan: str = "[]",
+                 zero_point: Tensor | None = None, act_pre_scale: Tensor | None = None,
+                 scale_and_zero: Tensor | None = None, per_tensor_scale: Tensor | None = None) -> None:
+        super().__init__()
+        self.qdata, self.scale, self.full_shape, self.matrix_layout = qdata, scale, list(full_shape), matrix_layout
+        self.weight_quantizer, self.activation_quantizer, self.plan = weight_quantizer, activation_quantizer, plan
+        self.zero_point, self.act_pre_scale = zero_point, act_pre_scale
+        self.scale_and_zero, self.per_tensor_scale = scale_and_zero, per_tensor_scale
+
+    @classmethod
+    def __metadata_guard__(cls, original: Any, other: Any) -> bool:
+        # The compiled graph looks each weight up by identity when it is called, so nothing is to be guarded here.
+        return True
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in cls._ATEN_OP_TABLE[cls]:
+            return cls._ATEN_OP_TABLE[cls][func](func, types, args, kwargs)
+        if func._schema.is_mutable:
+            raise AlreadyQuantizedError(f"{func} would write into a quantized weight", where="QuantizedWeight",
+                                        remedy="change the float weight and quantize again.")
+        args, kwargs = tree_map_only(QuantizedWeight, QuantizedWeight.dequantize, (args, kwargs))
+        return func(*args, **kwargs)
+
+    @cached_property
+    def weight_spec(self) -> AffineQuantizer:
+        return decode_quantizer(self.weight_quantizer)
+
+    @cached_property
+    def activation_spec(self) -> AffineQuantizer:
+        return decode_quantizer(self.activation_quantizer)
+
+    @property
+    def smooth(self) -> Tensor | None:
+        return self.act_pre_scale
+
+    @property
+    def shift(self) -> Tensor | None:
+        return None if self.scale_and_zero is None else self.scale_and_zero[: self.qdata.shape[-1]]
+
+    @property
+    def shift_bias(self) -> Tensor | None:
+        """W z, float32 [N] or [E, N]."""
+        if self.scale_and_zero is None:
+            return None
+        return self.scale_and_zero[self.qdata.shape[-1]:].reshape(self.qdata.shape[:-1])
+
+    @property
+    def act_scale(self) -> Tensor | None:
+        return None if self.per_tensor_scale is None else self.per_tensor_scale[0]
+
+    @property
+    def act_zero_point(self) -> Tensor | None:
+        return None if self.per_tensor_scale is None else self.per_tensor_scale[1].to(torch.int32)
+
+    @property
+    def transforms(self) -> list[Transform]:
+        """Shift, then scale; those that this weight has."""
+        shift = [] if self.shift is None else [Shift(self.shift)]
+        scale = [] if self.smooth is None else [Scale(1.0 / self.smooth)]
+        return [*shift, *scale]
+
+    def transformed_matrix(self) -> Tensor:
+        """The weight that the transformed activation meets, float32 [N, K] or [E, N, K]."""
+        return dequantize_matrix(self.qdata, self.scale, self.zero_point, self.weight_spec)
+
+    def dequantize(self, output_dtype: torch.dtype | None = None) -> Tensor:
+        """The float weight, in the parameter's shape: the transform is undone."""
+        matrix = self.transformed_matrix()
+        if self.smooth is not None:
+            matrix = matrix * self.smooth
+        return WeightLayout(self.matrix_layout).from_matrix(matrix, self.shape).to(output_dtype or self.dtype)
+
+    def fake_quantized(self, x: Tensor) -> Tensor:
+        """Rows ``x`` [..., K] as the integer matmul sees them, still in the transformed coordinates; float32."""
+        x = x.float()
+        for transform in self.transforms:
+            x = transform(x)
+        spec = self.activation_spec
+        if spec.dynamic:
+            return spec.fake_quantize(x)
+        return spec.dequantize(spec.quantize(x, self.act_scale, self.act_zero_point).float() * 1.0,
+                               self.act_scale, self.act_zero_point)
+
+    def matmul_rows(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The quantized ``x Wᵀ + b`` for rows [..., K] -> [..., N], in x's dtype."""
+        if x.shape[-1] != self.qdata.shape[-1]:
+            raise ShapeError(f"rows of {x.shape[-1]} meet a weight of {self.qdata.shape[-1]} columns",
+                             where="QuantizedWeight", remedy="check the model's input.")
+        y = F.linear(self.fake_quantized(x), self.transformed_matrix())
+        for extra in (self.shift_bias, bias):
+            if extra is not None:
+                y = y + extra.float()
+        return y.to(x.dtype)
+
+
+def dequantize_matrix(qdata: Tensor, scale: Tensor, zero_point: Tensor | None, spec: AffineQuantizer) -> Tensor:
+    """Codes [..., N, K] -> float32 [..., N, K], for every weight granularity."""
+    scale = scale if spec.granularity in ("group", "tensor") else scale.unsqueeze(-1)
+    if spec.group_size is not None:
+        scale = scale.unsqueeze(-1)
+    if zero_point is None:
+        return (spec.grouped(qdata).to(scale.dtype) * scale).reshape(qdata.shape)
+    return spec.dequantize(qdata, scale, zero_point.reshape(scale.shape))

@@ -1,0 +1,162 @@
+"""Prepare, calibrate, convert: the plain functions behind torchao's ``quantize_`` and the command line."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module, Parameter
+
+from torchqx.backend import build_runner
+from torchqx.errors import (
+    AlreadyQuantizedError,
+    ConfigError,
+    NoCalibrationDataError,
+    NoSitesError,
+    NotPreparedError,
+    UnsupportedError,
+)
+from torchqx.fx_passes.sites import Form
+from torchqx.layouts import WeightLayout
+from torchqx.plan import SiteRecord, records_to_json
+from torchqx.quantize_weight import quantize_weight
+from torchqx.recipe import AffineRecipe
+from torchqx.session import Session
+from torchqx.sequential import solve_sequentially
+from torchqx.site_state import SiteState
+from torchqx.storage import QuantizedWeight
+
+SESSION = "_torchqx_session"
+RECORDS = "_torchqx_records"
+
+
+def whole_model(module: Module, name: str = "") -> bool:
+    """A ``filter_fn`` for torchao's ``quantize_`` that matches the root: all kinds of sites, as the graph groups them."""
+    return name == ""
+
+
+def unwrap(model: Module) -> Module:
+    """The model inside ``torch.compile``'s wrapper, or the model itself."""
+    return getattr(model, "_orig_mod", model)
+
+
+def prepare(model: Module, recipe: AffineRecipe) -> Module:
+    """From now on ``model``'s calls calibrate; their results stay the float model's. Returns ``model``.
+
+    Raises:
+        AlreadyQuantizedError: it is quantized, or prepared, already.
+        UnsupportedError: it is compiled with another backend already.
+    """
+    model = unwrap(model)
+    if any(isinstance(p, QuantizedWeight) for p in model.parameters()):
+        raise AlreadyQuantizedError("the model holds quantized weights", where=type(model).__name__,
+                                    remedy="start from the float model.")
+    if SESSION in model.__dict__:
+        raise AlreadyQuantizedError("the model is prepared already", where=type(model).__name__,
+                                    remedy="calibrate and convert it, or call torchqx.abandon(model).")
+    if model._compiled_call_impl is not None:
+        raise UnsupportedError("the model is compiled already", where=type(model).__name__,
+                               remedy="prepare the plain model and compile after convert.")
+    session = Session(recipe, calibration_only=True)
+
+    def backend(gm: Any, example_inputs: Any, **_: Any) -> Callable[..., Any]:
+        return build_runner(gm, example_inputs, session)
+
+    model.compile(backend=backend)
+    model.__dict__[SESSION] = session
+    return model
+
+
+def abandon(model: Module) -> Module:
+    """Undo :func:`prepare`: drop the statistics. Returns ``model``."""
+    model = unwrap(model)
+    _session(model)
+    del model.__dict__[SESSION]
+    model._compiled_call_impl = None
+    return model
+
+
+def convert(model: Module) -> Module:
+    """Solve every site of a prepared and calibrated model and put integer weights in place. Returns ``model``.
+
+    Raises:
+        NotPreparedError: it was not prepared.
+        NoCalibrationDataError: it was not called since.
+        NoSitesError: nothing in it can be quantized.
+        NonFiniteError, ShapeError, ...: see :func:`torchqx.solve.solve_site`. The model stays as it was, and prepared.
+    """
+    model = unwrap(model)
+    session = _session(model)
+    states = session.states_in(model)
+    if not states and not session.records_in(model):
+        raise NoCalibrationDataError("the model was not called after prepare", where=type(model).__name__,
+                                     remedy="run calibration batches through it first.")
+    if not any(s.calibrating or s.parameters is not None for s in states):
+        reasons = "; ".join(f"{s.record.key}: {s.record.reason}" for s in states[:5])
+        raise NoSitesError(f"no site to quantize ({reasons or 'no weighted matmul'})", where=type(model).__name__,
+                           remedy="check the recipe's include, exclude and quantize_head.")
+    with torch.inference_mode(False), torch.no_grad():
+        if session.recipe.calibration == "sequential":
+            solve_sequentially(session)
+        session.solve(states)
+        replace_weights(model, states, session.records_in(model))
+    abandon(model)
+    return model
+
+
+def quantize(model: Module, recipe: AffineRecipe, calibration: Iterable[Any],
+             progress: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> Module:
+    """:func:`prepare`, a call per calibration batch, :func:`convert`: in place; the float model again if that fails.
+
+    Args:
+        calibration: batches; a mapping is passed as keyword arguments, a tuple or list as positional ones.
+        progress: wraps the batches, for a progress bar.
+
+    Raises:
+        NoCalibrationDataError: ``calibration`` is empty; else as prepare and convert.
+    """
+    model = unwrap(model)
+    prepare(model, recipe)
+    try:
+        with torch.no_grad():
+            for batch in progress(calibration):
+                call(model, batch)
+        return convert(model)
+    except BaseException:
+        with suppress(NotPreparedError):
+            abandon(model)
+        raise
+
+
+def call(model: Module, batch: Any) -> Any:
+    """``model`` on one batch, however it is packed."""
+    if isinstance(batch, Mapping) or (hasattr(batch, "keys") and hasattr(batch, "__getitem__")):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
+
+
+def replace_weights(model: Module, states: list[SiteState], others: list[SiteRecord]) -> None:
+    """Put storage tensors where the solved parameters stood. Everything is made before anything is replaced."""
+    made: dict[int, QuantizedWeight] = {}
+    carried = list(others) + [s.record for s in states if s.parameters is None]
+    for state in states:
+        for i, weight in enumerate(state.weights() if state.parameters is not None else []):
+            quantized = state.quantized(weight)
+            quantized.plan = records_to_json([state.record, *carried] if i == 0 else [])
+            made[id(weight)], carried = quantized, carried if i else []
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and id(parameter) in made:
+                module._parameters[name] = Parameter(made[id(parameter)], requires_grad=False)
+    if not made:
+        model.__dict__[RECORDS] = carried
+
+
+
+
+def _session(model: Module) -> Session:
+    if SESSION not in model.__dict__:
+        raise NotPreparedError("the model was not prepared", where=type(model).__name__,
+                               remedy="call quantize_ with step='prepare' first, or torchqx.quantize.")
+    return model.__dict__[SESSION]
