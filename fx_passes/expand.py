@@ -2,7 +2,7 @@
 
 | before | after |
 |---|---|
-| multi_head_attention_forward(q, k, v, …, W_in, b_in, …, W_out, b_out, …) | linear, scaled_dot_product_attention, linear |
+| multi_head_attention_forward(q, k, v, …, W_in, …, W_out, …) | linear, scaled_dot_product_attention, linear |
 | _transformer_encoder_layer_fwd(x, …), the inference fast path | the same, with layer_norm, add, relu or gelu, linear |
 
 New nodes carry the module path that the unfused code has, so site keys are the same on both paths.
@@ -19,7 +19,6 @@ from torch.fx import GraphModule, Node, Proxy
 from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer
 from torch.nn import functional as F
-
 from torchqx.fx_passes.sites.keys import source_path
 from torchqx.fx_passes.sites.ops import argument, fake, op_name
 
@@ -161,11 +160,8 @@ def _on_keys(mask: Any, like: Node) -> Any:
 def _expand_layer(gm: GraphModule, node: Node) -> None:
     """An encoder layer on [B, L, E]. A float mask is added to the scores, as the unfused code does."""
     writer = _Writer(gm, node)
-    names = (
-        "src embed_dim num_heads qkv_weight qkv_bias proj_weight proj_bias use_gelu norm_first eps norm_weight_1 "
-        "norm_bias_1 norm_weight_2 norm_bias_2 ffn_weight_1 ffn_bias_1 ffn_weight_2 ffn_bias_2 mask mask_type"
-    ).split()
-    given = {name: writer.operand(argument(node, position, name)) for position, name in enumerate(names)}
+    schema = torch.ops.aten._transformer_encoder_layer_fwd.default._schema.arguments
+    given = {part.name: writer.operand(argument(node, i, part.name)) for i, part in enumerate(schema)}
     x, heads, mask = given["src"], given["num_heads"], given["mask"]
     if fake(x.node).ndim != 3:
         return

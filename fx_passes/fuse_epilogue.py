@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.fx import GraphModule, Node
-
 from torchqx.fx_passes.lower import PACKED
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
-
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.derived import Derived
 from torchqx.fx_passes.lower import OpStructure, matmul, quantize_rows
 from torchqx.fx_passes.sites import Form, GraphSites, LinearOp
+
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
 
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
-
 from torchqx.fx_passes.sites import Form, GraphSites, LinearSite
 
 PRODUCTS = (operator.mul, torch.mul, "mul")
@@ -99,4 +98,4 @@ def _cut(sources: list[Node], output: Node, allowed: Any, on: str) -> Region | N
 
 def _in_place(node: Node) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.endswith("_") and not name.endswith("__") or node.target is operator.setitem
+    return (name.endswith("_") and not name.endswith("__")) or node.target is operator.setitem

@@ -4,9 +4,9 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch._inductor.codecache import CppCodeCache
 from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from torchqx.errors import UnsupportedError
 
@@ -23,7 +23,7 @@ def has_compiler() -> bool:
     """Whether Inductor finds a C++ compiler."""
     try:
         get_cpp_compiler()
-    except Exception:  # Inductor's own error types differ between versions
+    except InvalidCxxCompiler:
         return False
     return True
 
@@ -40,7 +40,7 @@ def load_operators(sources: Sequence[Path], flags: Sequence[str] = ()) -> None:
     code = "\n".join(f'#line 1 "{source.name}"\n{source.read_text()}' for source in sources)
     try:
         _TorchCppCodeCache.load(code, device_type="cpu", extra_flags=tuple(flags))
-    except torch._inductor.exc.CppCompileError as error:
+    except CppCompileError as error:
         raise UnsupportedError(f"the C++ compiler failed: {error}", where=sources[-1].name,
                                remedy="install a C++20 compiler (g++ 11 or later), or compile with "
                                       "options={'lowering': 'eager'}.") from error

@@ -47,7 +47,7 @@ class Bins(nn.Module):
     def quantile(self, q: float) -> Tensor:
         """The value below which a part ``q`` of the values lies, linear inside a bin; float32, 0-dimensional."""
         cumulative = self.counts.cumsum(0).double()
-        target = q * cumulative[-1]
+        target = (q * cumulative[-1]).clamp(min=1e-6)  # q = 0: the first bin that holds something
         index = torch.searchsorted(cumulative, target).clamp(max=self.counts.numel() - 1)
         inside = (target - cumulative[index]) / self.counts[index].clamp(min=1) + 1
         return ((index - self.half + inside) * 2.0 ** int(self.exponent)).float()

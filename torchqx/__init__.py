@@ -4,6 +4,7 @@ from torchqx import handlers as _handlers  # noqa: F401  registers the recipes w
 from torchqx import storage_ops as _storage_ops  # noqa: F401  registers what storage tensors do in eager mode
 from torchqx.backend import torchqx_backend
 from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
+from torchqx.explain import Report, explain
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.storage import QuantizedWeight
 from torchqx.workflow import abandon, convert, prepare, quantize, whole_model
@@ -12,9 +13,11 @@ __all__ = [
     "MinMaxConfig",
     "OutlierSuppressionPlusConfig",
     "QuantizedWeight",
+    "Report",
     "SmoothQuantConfig",
     "abandon",
     "convert",
+    "explain",
     "prepare",
     "quantize",
     "torchqx_backend",

@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.nn import Parameter
 
-from torchqx.errors import ConfigError, TorchqxWarning, UnsupportedError
+from torchqx.errors import ConfigError, TorchqxError, TorchqxWarning, UnsupportedError
 from torchqx.executable import TracedInputs
 from torchqx.fx_passes.canonicalize import canonicalize
 from torchqx.fx_passes.sites import GraphSites, find_sites
@@ -41,11 +41,20 @@ def torchqx_backend(gm: GraphModule, example_inputs: Sequence[Any], *, options: 
             Inductor.
         mode: as in ``torch.compile``: Inductor's presets.
 
-    Raises:
+    The first call raises:
         ConfigError: an option has the wrong type or value.
         UnsupportedError: a device that torchqx does not lower to.
     """
-    settings = dict(options or {})
+    try:
+        session, lowering, inductor_options = read_options(options or {}, mode)
+        return build_runner(gm, example_inputs, session, lowering, inductor_options)
+    except TorchqxError as error:
+        return refuse(error)
+
+
+def read_options(options: dict[str, Any], mode: str | None) -> tuple[Session, str, dict[str, Any]]:
+    """The session of the recipe, the lowering, and Inductor's own options; raises ConfigError."""
+    settings = dict(options)
     recipe = settings.pop("recipe", None) or OutlierSuppressionPlusConfig()
     if not isinstance(recipe, AffineRecipe):
         raise ConfigError(f"{type(recipe).__name__} is no recipe", where="options['recipe']",
@@ -59,7 +68,16 @@ def torchqx_backend(gm: GraphModule, example_inputs: Sequence[Any], *, options: 
                           remedy=f"choose one of {', '.join(LOWERINGS)}.")
     if mode not in (None, "default"):
         settings = torch._inductor.list_mode_options(mode) | settings
-    return build_runner(gm, example_inputs, SESSIONS.get(recipe), lowering, settings)
+    return SESSIONS.get(recipe), lowering, settings
+
+
+def refuse(error: TorchqxError) -> Callable[..., Any]:
+    """A callable that raises ``error``: Dynamo wraps what a backend raises itself, but not what its result raises."""
+
+    def call(*args: Any) -> Any:
+        raise error
+
+    return call
 
 
 def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Session, lowering: str = "inductor",
@@ -75,7 +93,7 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
     traced = TracedInputs(placeholders, example_inputs)
     canonicalize(gm)
     sites = find_sites(gm, parameters)
-    session.add_records(list(parameters.values()), other_records(sites))
+    session.add_records({names[n]: p for n, p in parameters.items()}, other_records(sites))
     if parameters and not sites.linears:
         warnings.warn("a graph with parameters has no weighted matmul that torchqx knows; it is compiled as it is",
                       TorchqxWarning, stacklevel=2)

@@ -96,12 +96,13 @@ class Calibration:
         self.regions = {site: find_region(site, self.sites) for site in self.sites.linears}
 
     def states(self, args: Sequence[Any]) -> dict[LinearSite, list[SiteState]]:
-        """The states of every linear site with float weights, for the weights that came in."""
+        """The states of every linear site, for the weights that came in; none for a model that is converted already:
+        what it holds in float was decided to be so."""
+        if any(isinstance(self.runner.weight(op, args), QuantizedWeight) for op in self.runner.operations):
+            return {}
         found = {}
         for site in self.sites.linears:
             weights = [self.runner.weight(op, args) for op in site.ops]
-            if any(isinstance(w, QuantizedWeight) for w in weights):
-                continue
             names = [self.runner.names[op.weight] for op in site.ops]
             skip = skip_reason(site, weights, self.sites, self.session.recipe)
             found[site] = self.session.state_of(site, weights, names, skip)

@@ -1,6 +1,6 @@
 """torchao's door: ``quantize_(model, config, filter_fn)`` with a recipe as config."""
 
-from torch.nn import Linear, Module
+from torch.nn import Module
 from torchao.quantization.transform_module import register_quantize_module_handler
 
 from torchqx.baselines import MinMaxConfig, SmoothQuantConfig

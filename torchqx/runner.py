@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils.weak import WeakIdKeyDictionary
 
+from torchqx.calibration import Calibration
 from torchqx.executable import Executable, TracedInputs
 from torchqx.fx_passes.derived import Derived
 from torchqx.fx_passes.fuse_epilogue import fuse_epilogues
@@ -21,7 +22,6 @@ from torchqx.fx_passes.lower import OpStructure
 from torchqx.fx_passes.quantize import quantize_graph
 from torchqx.fx_passes.sites import GraphSites, LinearOp
 from torchqx.gradients import refuse_gradients
-from torchqx.calibration import Calibration
 from torchqx.session import Session
 from torchqx.site_state import version_of
 from torchqx.storage import QuantizedWeight

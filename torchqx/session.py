@@ -61,10 +61,14 @@ class Session:
             copies = [a.clone() if isinstance(a, Tensor) and not isinstance(a, Parameter) else a for a in args]
             self.batches.append((runner, copies))
 
-    def add_records(self, anchors: list[Tensor], records: list[SiteRecord]) -> None:
-        """Remember what a graph says of its other sites, under every parameter that the graph reads."""
-        for anchor in anchors:
-            self.graph_records.setdefault(anchor, {}).update({r.key: r for r in records})
+    def add_records(self, anchors: dict[str, Tensor], records: list[SiteRecord]) -> None:
+        """Remember what a graph says of its other sites, under every parameter that the graph reads.
+
+        Args:
+            anchors: the parameters by the names that the traced module gives them.
+        """
+        for name, anchor in anchors.items():
+            self.graph_records.setdefault(anchor, {}).update({r.key: (name, r) for r in records})
 
     def states_in(self, model: Module) -> list[SiteState]:
         """The states of ``model``'s own parameters, each once, in the order of the parameters."""
@@ -75,7 +79,7 @@ class Session:
         """Records of everything that is no linear site."""
         merged: dict[str, SiteRecord] = {}
         for parameter in model.parameters():
-            merged |= self.graph_records.get(parameter) or {}
+            merged |= {key: record for key, (_, record) in (self.graph_records.get(parameter) or {}).items()}
         return list(merged.values())
 
 

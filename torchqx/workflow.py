@@ -5,25 +5,21 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import Linear, Module, Parameter
+from torch.nn import Module, Parameter
 
-from torchqx.backend import build_runner
+from torchqx.backend import build_runner, refuse
 from torchqx.errors import (
     AlreadyQuantizedError,
-    ConfigError,
     NoCalibrationDataError,
     NoSitesError,
     NotPreparedError,
+    TorchqxError,
     UnsupportedError,
 )
-from torchqx.fx_passes.sites import Form
-from torchqx.layouts import WeightLayout
 from torchqx.plan import SiteRecord, records_to_json
-from torchqx.quantize_weight import quantize_weight
 from torchqx.recipe import AffineRecipe
-from torchqx.session import Session
 from torchqx.sequential import solve_sequentially
+from torchqx.session import Session
 from torchqx.site_state import SiteState
 from torchqx.storage import QuantizedWeight
 
@@ -61,7 +57,10 @@ def prepare(model: Module, recipe: AffineRecipe) -> Module:
     session = Session(recipe, calibration_only=True)
 
     def backend(gm: Any, example_inputs: Any, **_: Any) -> Callable[..., Any]:
-        return build_runner(gm, example_inputs, session)
+        try:
+            return build_runner(gm, example_inputs, session)
+        except TorchqxError as error:
+            return refuse(error)
 
     model.compile(backend=backend)
     model.__dict__[SESSION] = session

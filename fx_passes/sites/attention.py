@@ -5,16 +5,15 @@ from math import sqrt
 from typing import Any
 
 from torch.fx import GraphModule, Node
-
-from torchqx.fx_passes.sites.keys import KeyMaker, module_path
-from torchqx.fx_passes.sites.ops import RESHAPES, argument, fake, is_cast, last_dim, op_name
+from torchqx.fx_passes.sites.keys import KeyMaker, Paths
+from torchqx.fx_passes.sites.ops import RESHAPES, argument, constant, fake, is_cast, last_dim, op_name
 from torchqx.fx_passes.sites.site import AttentionSite
 
 _PRODUCTS = ("matmul", "bmm", "baddbmm")
 _SHAPED = RESHAPES | {"expand", "permute", "transpose"}
 
 
-def find_attentions(gm: GraphModule) -> list[AttentionSite]:
+def find_attentions(gm: GraphModule, paths: Paths) -> list[AttentionSite]:
     """Every attention, in graph order."""
     keys, found = KeyMaker(), []
     for node in gm.graph.nodes:
@@ -26,7 +25,7 @@ def find_attentions(gm: GraphModule) -> list[AttentionSite]:
         else:
             continue
         if site is not None:
-            site.key = keys(module_path(node), "attention")
+            site.key = keys(paths.of(node), "attention")
             site.nodes = sorted(set(site.nodes))
             found.append(site)
     return found
@@ -34,8 +33,9 @@ def find_attentions(gm: GraphModule) -> list[AttentionSite]:
 
 def _fused(node: Node) -> AttentionSite:
     q, k, v = argument(node, 0, "query"), argument(node, 1, "key"), argument(node, 2, "value")
-    mask, scale = argument(node, 3, "attn_mask"), argument(node, 6, "scale")
-    if scale is None:
+    mask, given = argument(node, 3, "attn_mask"), argument(node, 6, "scale")
+    scale = constant(given)
+    if given is None:
         width = fake(q).shape[-1]
         scale = 1 / sqrt(width) if isinstance(width, int) else None
     return AttentionSite("", node, q, k, v, mask, scale, "sdpa", nodes=[node])
@@ -64,8 +64,8 @@ def _spelled_out(softmax: Node) -> AttentionSite | None:
         bias, beta = argument(product, 0, "input"), argument(product, 3, "beta", default=1)
         if beta != 0:
             scores.terms.append(bias)
-        alpha = argument(product, 4, "alpha", default=1)
-        scores.scale = scores.scale * alpha if scores.scale is not None and isinstance(alpha, int | float) else None
+        alpha = constant(argument(product, 4, "alpha", default=1))
+        scores.scale = scores.scale * alpha if scores.scale is not None and alpha is not None else None
     else:
         q, k = argument(product, 0, "input", "self"), argument(product, 1, "other", "mat2")
     nodes = [product, *scores.nodes, softmax, *after]
@@ -129,9 +129,10 @@ def _scaled(node: Node, name: str) -> _Scores | None:
         found, factor = _scores(second), first
     if found is None:
         return None
-    if not isinstance(factor, int | float) or found.scale is None or found.terms:
+    number = constant(factor)
+    if number is None or found.scale is None or found.terms:
         return _extend(_nonlinear(found), node)
-    found.scale *= factor if name == "mul" else 1 / factor
+    found.scale *= number if name == "mul" else 1 / number
     return _extend(found, node)
 
 

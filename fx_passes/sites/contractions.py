@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch._ops import HigherOrderOperator
 from torch.fx import Node
-
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torchqx.fx_passes.sites.ops import argument, fake, op_name
 from torchqx.fx_passes.sites.provenance import ParameterView, Provenance
 from torchqx.fx_passes.sites.site import Form
+
 from torchqx.layouts import WeightLayout
 
 _MATRIX = (WeightLayout.OUT_IN, WeightLayout.IN_OUT, WeightLayout.CONV)
@@ -88,7 +89,8 @@ def _addmm(node: Node, provenance: Provenance) -> Found:
 
 def _matmul(node: Node, provenance: Provenance) -> Found:
     """x @ W [K, N], or W [N, K] @ x."""
-    return _product(node, provenance, argument(node, 0, "input", "self"), argument(node, 1, "other", "mat2", "vec"), None)
+    a, b = argument(node, 0, "input", "self"), argument(node, 1, "other", "mat2", "vec")
+    return _product(node, provenance, a, b, None)
 
 
 def _product(node: Node, provenance: Provenance, a: Any, b: Any, bias: Any) -> Found:
@@ -153,8 +155,8 @@ def _conv(node: Node, provenance: Provenance) -> Found:
     if w is not weight:
         return Refusal(node, weight, "a convolution whose kernel is a view of the parameter")
     if stride != tuple(kernel):
-        return Refusal(node, weight, f"a convolution with overlapping or skipped patches (kernel {tuple(kernel)}, "
-                                     f"stride {stride})")
+        patches = f"kernel {tuple(kernel)}, stride {stride}"
+        return Refusal(node, weight, f"a convolution with overlapping or skipped patches ({patches})")
     unpadded = padding == "valid" or (padding == "same" and prod(kernel) == 1)
     if not unpadded and (isinstance(padding, str) or any(_sizes(padding, len(kernel)))):
         return Refusal(node, weight, "a convolution with padding")
@@ -168,7 +170,7 @@ def _whole_patches(node: Node, x: Node, weight: Node, bias: Any, kernel: tuple[i
     if value is None or value.ndim != len(kernel) + 2:
         return Refusal(node, weight, "a convolution without a batch dimension")
     for size, patch in zip(value.shape[2:], kernel, strict=True):
-        if patch > 1 and not (isinstance(size, int) and size % patch == 0):
+        if patch > 1 and not statically_known_true(size % patch == 0):
             return Refusal(node, weight, f"an image of size {size} is not known to be whole patches of {patch}")
     return Contraction(node, x, weight, bias, Form.CONV, WeightLayout.CONV)
 

@@ -26,9 +26,19 @@ class Flow:
 
 
 def leads_to(gm: GraphModule, goals: Collection[Node]) -> set[Node]:
-    """Nodes with a goal among the nodes computed from them."""
+    """Nodes with a goal among the nodes computed from them; what is written into a tensor reaches its later readers."""
     found: set[Node] = set()
     for node in reversed(gm.graph.nodes):
-        if any(user in goals or user in found for user in node.users):
+        readers = list(node.users)
+        if _writes(node):
+            readers += [user for user in node.args[0].users if node < user]
+        if any(user in goals or user in found for user in readers):
             found.add(node)
     return found
+
+
+def _writes(node: Node) -> bool:
+    """Whether ``node`` changes its first operand in place, as a static cache is filled."""
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    in_place = name == "setitem" or (name.endswith("_") and not name.endswith("__"))
+    return in_place and bool(node.args) and isinstance(node.args[0], Node)

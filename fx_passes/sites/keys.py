@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch.fx import Node
 
@@ -15,12 +15,13 @@ _MANGLED_ROOT = re.compile(r"^[a-zA-Z]_[A-Za-z0-9_]*?_(?=modules_|parameters_|bu
 def clean_path(name: str) -> str:
     """``L['self'].encoder.layer[0]`` or ``L['fn']._modules['encoder']...`` -> ``encoder.layer.0``."""
     bare = _INDEX.sub(r".\1", _CONTAINERS.sub("", _ROOT.sub("", name)))
-    return ".".join(part for part in bare.split(".") if part and part != "_orig_mod")
+    return ".".join(part for part in bare.split(".") if part not in ("", "_orig_mod", "__self__"))
 
 
 def _root(name: str) -> str:
+    """``L['self'].a.b`` -> ``L_self``, as it stands in the names of placeholders."""
     found = _ROOT.match(name)
-    return found.group() if found else ""
+    return re.sub(r"\W+", "_", found.group()).strip("_") if found else ""
 
 
 def source_path(placeholder: Node) -> str:
@@ -28,8 +29,7 @@ def source_path(placeholder: Node) -> str:
 
     Dynamo's record of the source is there only while the backend runs; later the placeholder's own name is read.
     """
-    record = placeholder.meta.get("grapharg")
-    source = getattr(record, "source", None)
+    source = getattr(placeholder.meta.get("grapharg"), "source", None)
     if source is not None:
         name = source.name
         return clean_path(name() if callable(name) else name)
@@ -38,14 +38,36 @@ def source_path(placeholder: Node) -> str:
     return bare.strip("._")
 
 
-def module_path(node: Node, weight: Node | None = None) -> str:
-    """Path of the module whose code made ``node``; of ``weight``'s owner where the node does not tell."""
-    stack = node.meta.get("nn_module_stack")
-    if stack:
-        names = [entry[0] for entry in stack.values()]
-        own = [name for name in names if _root(name) == _root(names[0])]
-        return clean_path(own[-1])
-    return source_path(weight).rpartition(".")[0] if weight is not None else ""
+class Paths:
+    """Module paths of a graph's nodes.
+
+    ``names``: parameter placeholder -> its name in the whole model. Where a graph was traced from a submodule's frame
+    (after a graph break, or compiled layer by layer), they tell what comes before the frame's own paths.
+    """
+
+    def __init__(self, names: Mapping[Node, str] | None = None) -> None:
+        votes: dict[str, Counter[str]] = {}
+        for placeholder, name in (names or {}).items():
+            local = source_path(placeholder)
+            if local and (name == local or name.endswith(f".{local}")):
+                root = _MANGLED_ROOT.match(str(placeholder.target))
+                before = name.removesuffix(local).strip(".")
+                votes.setdefault(root.group().rstrip("_") if root else "", Counter())[before] += 1
+        self._prefix = {root: counter.most_common(1)[0][0] for root, counter in votes.items()}
+
+    def of(self, node: Node, weight: Node | None = None) -> str:
+        """Path of the module whose code made ``node``; of ``weight``'s owner where the node does not tell."""
+        stack = node.meta.get("nn_module_stack")
+        if stack:
+            entries = [entry[0] for entry in stack.values()]
+            root = _root(entries[0])
+            path = clean_path([entry for entry in entries if _root(entry) == root][-1])
+        elif weight is not None:
+            found = _MANGLED_ROOT.match(str(weight.target))
+            root, path = found.group().rstrip("_") if found else "", source_path(weight).rpartition(".")[0]
+        else:
+            root, path = next(iter(self._prefix), ""), ""
+        return ".".join(part for part in (self._prefix.get(root, ""), path) if part)
 
 
 def common_path(paths: Iterable[str]) -> str:

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch.fx import GraphModule, Node
-
 from torchqx.fx_passes.sites.contractions import Contraction, Refusal, read_contraction
-from torchqx.fx_passes.sites.keys import KeyMaker, common_path, module_path
+from torchqx.fx_passes.sites.keys import KeyMaker, Paths, common_path
 from torchqx.fx_passes.sites.ops import same_rows
 from torchqx.fx_passes.sites.provenance import Provenance
 from torchqx.fx_passes.sites.site import Form, LinearOp, LinearSite, Unsupported
@@ -20,7 +19,7 @@ class LinearSearch:
     unsupported: list[Unsupported] = field(default_factory=list)
 
 
-def find_linear_ops(gm: GraphModule, provenance: Provenance, taken: Iterable[Node]) -> LinearSearch:
+def find_linear_ops(gm: GraphModule, provenance: Provenance, paths: Paths, taken: Iterable[Node]) -> LinearSearch:
     """Every weighted matmul; ``taken`` are matmuls that belong to an attention."""
     search, keys, skipped = LinearSearch(), KeyMaker(), set(taken)
     for node in gm.graph.nodes:
@@ -28,7 +27,7 @@ def find_linear_ops(gm: GraphModule, provenance: Provenance, taken: Iterable[Nod
             continue
         found = read_contraction(node, provenance)
         if isinstance(found, Contraction):
-            path = module_path(node, found.weight)
+            path = paths.of(node, found.weight)
             search.ops.append(
                 LinearOp(
                     found.node, found.x, found.weight, found.bias, found.form, found.layout,
@@ -36,7 +35,7 @@ def find_linear_ops(gm: GraphModule, provenance: Provenance, taken: Iterable[Nod
                 )
             )  # fmt: skip
         elif isinstance(found, Refusal):
-            path = module_path(node, found.weight)
+            path = paths.of(node, found.weight)
             search.unsupported.append(Unsupported(keys(path, "unsupported"), node, found.reason, "linear"))
     return search
 

@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-
-from torchqx.fx_passes.sites.keys import KeyMaker, module_path
-from torchqx.fx_passes.sites.ops import argument, before_casts, fake, is_cast, last_dim, op_name
+from torchqx.fx_passes.sites.keys import KeyMaker, Paths
+from torchqx.fx_passes.sites.ops import argument, before_casts, constant, fake, is_cast, last_dim, op_name
 from torchqx.fx_passes.sites.provenance import Provenance
 from torchqx.fx_passes.sites.site import NormSite, Unsupported
 
 
-def find_norms(gm: GraphModule, provenance: Provenance) -> tuple[list[NormSite], list[Unsupported]]:
+def find_norms(gm: GraphModule, provenance: Provenance, paths: Paths) -> tuple[list[NormSite], list[Unsupported]]:
     """Every norm over the last dimension, in graph order."""
     norms: list[NormSite] = []
     unsupported: list[Unsupported] = []
@@ -24,11 +23,11 @@ def find_norms(gm: GraphModule, provenance: Provenance) -> tuple[list[NormSite],
         else:
             found = _spelled_out(node, provenance)
         if isinstance(found, NormSite):
-            found.key = keys(module_path(node, found.weight), "norm")
+            found.key = keys(paths.of(node, found.weight), "norm")
             found.nodes = sorted(set(found.nodes))
             norms.append(found)
         elif isinstance(found, str):
-            unsupported.append(Unsupported(refused(module_path(node), "unsupported"), node, found, "norm"))
+            unsupported.append(Unsupported(refused(paths.of(node), "unsupported"), node, found, "norm"))
     return norms, unsupported
 
 
@@ -37,7 +36,7 @@ def _fused(node: Node, name: str, provenance: Provenance) -> NormSite | str:
     x, shape = argument(node, 0, "input"), argument(node, 1, "normalized_shape")
     weight = argument(node, 2, "weight")
     bias = argument(node, 3, "bias") if name == "layer_norm" else None
-    eps = argument(node, 4, "eps", default=1e-5) if name == "layer_norm" else argument(node, 3, "eps")
+    eps = constant(argument(node, 4, "eps", default=1e-5) if name == "layer_norm" else argument(node, 3, "eps"))
     if not isinstance(shape, int) and len(shape) != 1:
         return f"a norm over {len(shape)} dimensions"
     if any(given is not None and given not in provenance.parameters for given in (weight, bias)):
@@ -93,8 +92,9 @@ def _inverse_root(factor: Any) -> _Root | None:
     shifted = node.args[0]
     if op_name(shifted) != "add" or len(shifted.args) != 2:
         return None
-    mean, eps = shifted.args if isinstance(shifted.args[0], Node) else reversed(shifted.args)
-    if not isinstance(eps, float | int) or not isinstance(mean, Node):
+    mean, shift = shifted.args if fake(shifted.args[0]) is not None else reversed(shifted.args)
+    eps = constant(shift)
+    if eps is None or fake(mean) is None:
         return None
     square = _mean_of(mean)
     x = _squared(square) if square is not None else None
@@ -159,8 +159,8 @@ def _weight_of(factor: Any, provenance: Provenance) -> tuple[Node | None, float,
     if node in provenance.parameters and fake(node) is not None and fake(node).ndim == 1:
         return node, 0.0, casts
     if isinstance(node, Node) and op_name(node) == "add" and len(node.args) == 2:
-        constants = [value for value in node.args if isinstance(value, float | int)]
-        operands = [value for value in node.args if isinstance(value, Node)]
+        constants = [number for value in node.args if (number := constant(value)) is not None]
+        operands = [value for value in node.args if fake(value) is not None]
         if len(constants) == 1 and len(operands) == 1:
             weight, offset, inner = _weight_of(operands[0], provenance)
             return weight, offset + constants[0], [*casts, node, *inner] if weight is not None else []

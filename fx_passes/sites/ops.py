@@ -1,10 +1,11 @@
-"""What a node does and what it reads, whatever way it was written: operator, torch function, method, or ATen overload."""
+"""What a node does and what it reads, however it was written: operator, torch function, method, ATen overload."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 _SPELLINGS = {
     "truediv": "div",
@@ -17,8 +18,6 @@ _SPELLINGS = {
     "multiply": "mul",
     "subtract": "sub",
     "imatmul": "matmul",
-    "rms_norm_": "rms_norm",
-    "softmax_": "softmax",
     "_softmax": "softmax",
     "_grouped_mm": "grouped_mm",
     "grouped_mm_fallback": "grouped_mm",
@@ -29,7 +28,6 @@ _SPELLINGS = {
     "logical_not": "not",
     "bitwise_and": "and",
     "logical_and": "and",
-    "eq_": "eq",
 }
 
 
@@ -68,13 +66,18 @@ def fake(node: Any) -> torch.Tensor | None:
     return value if isinstance(value, torch.Tensor) else None
 
 
+def constant(value: Any) -> float | int | None:
+    """A number: written in the graph, or one that Dynamo made an input (``dynamic=True``) with the value it had."""
+    if isinstance(value, Node):
+        value = value.meta.get("example_value")
+    if isinstance(value, torch.SymFloat | torch.SymInt):
+        value = value.node.hint
+    return value if isinstance(value, int | float) else None
+
+
 def same_size(a: Any, b: Any) -> bool:
     """Whether two sizes are known to be equal; never adds a guard on a symbolic size."""
-    if isinstance(a, int) and isinstance(b, int):
-        return a == b
-    if isinstance(a, torch.SymInt) and isinstance(b, torch.SymInt):
-        return bool(a.node.expr == b.node.expr)
-    return False
+    return statically_known_true(a == b)
 
 
 def same_shape(a: Node, b: Node) -> bool:
@@ -130,7 +133,7 @@ def same_rows(node: Node) -> Node:
     """The activation that ``node`` is a view of, seen through identities and reshapes that keep the last dimension."""
     while True:
         name = op_name(node)
-        if name in RESHAPES or (name == "clone"):
+        if name in RESHAPES:
             before, after = fake(node.args[0]), fake(node)
             if before is None or after is None or not before.ndim or not after.ndim:
                 return node

@@ -3,17 +3,18 @@
 from collections.abc import Iterable
 
 from torch.fx import Node
-
 from torchqx.fx_passes.sites.ops import fake, op_name, same_size
 from torchqx.fx_passes.sites.provenance import Provenance
 from torchqx.fx_passes.sites.site import AttentionSite
 
 # Ops that carry a mask on, by whether they keep its meaning; sums over tokens (position ids) are not among them.
-_CARRIES = frozenset(
-    "to bool float int long type_as view reshape expand expand_as unsqueeze squeeze permute transpose contiguous clone "
-    "getitem and or where mul add sub rsub not eq ne lt gt le ge masked_fill full_like zeros_like ones_like cat pad "
-    "stack broadcast_to repeat flatten unflatten logical_or tril triu".split()
-)
+_CARRIES = frozenset({  # fmt: skip
+    "to", "bool", "float", "int", "long", "type_as", "view", "reshape", "expand", "expand_as", "unsqueeze",
+    "squeeze", "permute", "transpose", "contiguous", "clone", "getitem", "and", "or", "where", "mul", "add",
+    "sub", "rsub", "not", "eq", "ne", "lt", "gt", "le", "ge", "masked_fill", "full_like", "zeros_like",
+    "ones_like", "cat", "pad", "stack", "broadcast_to", "repeat", "flatten", "unflatten", "logical_or", "tril",
+    "triu",
+})
 
 
 def find_padding_mask(attentions: Iterable[AttentionSite], provenance: Provenance) -> tuple[Node | None, bool]:

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-
 from torchqx.fx_passes.sites.ops import fake, is_cast, op_name
+
 from torchqx.layouts import WeightLayout
 
-_VIEWS = frozenset(
-    "t T mT adjoint transpose swapaxes swapdims permute movedim view reshape flatten unflatten squeeze unsqueeze "
-    "getitem select narrow chunk split unbind tensor_split expand expand_as as_strided".split()
-)
+_VIEWS = frozenset({  # fmt: skip
+    "t", "T", "mT", "adjoint", "transpose", "swapaxes", "swapdims", "permute", "movedim", "view", "reshape",
+    "flatten", "unflatten", "squeeze", "unsqueeze", "getitem", "select", "narrow", "chunk", "split", "unbind",
+    "tensor_split", "expand", "expand_as", "as_strided",
+})
 
 
 def parameter_nodes(gm: GraphModule, example_inputs: list[Any]) -> dict[Node, nn.Parameter]:

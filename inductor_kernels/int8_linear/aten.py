@@ -26,14 +26,21 @@ def activate(y: Tensor, activation: str) -> Tensor:
 
 
 def int_matmul(x: Tensor, qdata: Tensor, zero_point: Tensor, column_sum: Tensor) -> Tensor:
-    """Σ_k (x - z) q in int32: x uint8 [M, K], qdata int8 [N, K], z int32 (one element or [M, 1]) -> [M, N].
+    """Σ_k (x - z) q in int32: x uint8 [M, K], qdata int8 [N, K], z int32 (one element or [M, 1]) -> [M, N]."""
+    if x.shape[1] == 1:  # _int_mm is wrong here on the CPU: it takes the one row of the weight for a column
+        return x.to(torch.int32) * qdata.T - zero_point * column_sum
+    if x.is_cuda:
+        return signed_int_matmul(x, qdata, zero_point, column_sum)
+    return torch._int_mm(x, qdata.T) - zero_point * column_sum
 
-    CUDA multiplies only int8 by int8, so there the codes move down by 128 together with their zero point. Shapes
-    that cuBLASLt refuses are padded with zeros: the rows are few in that case and the weight, whose bytes set the
-    time, is still read once as int8; a float matmul would first write the whole weight as float.
+
+def signed_int_matmul(x: Tensor, qdata: Tensor, zero_point: Tensor, column_sum: Tensor) -> Tensor:
+    """:func:`int_matmul` as CUDA can do it: int8 by int8, in shapes that cuBLASLt accepts.
+
+    The codes move down by 128 together with their zero point. Other shapes are padded with zeros: the rows are few
+    then, and the weight, whose bytes set the time, is still read once as int8; a float matmul would first write the
+    whole weight as float.
     """
-    if not x.is_cuda:
-        return torch._int_mm(x, qdata.T) - zero_point * column_sum
     m, k, n = x.shape[0], x.shape[1], qdata.shape[0]
     rows = _CUDA_FEWEST_ROWS - m if m < _CUDA_FEWEST_ROWS else 0
     signed = F.pad((x.to(torch.int16) - 128).to(torch.int8), (0, -k % _CUDA_MULTIPLE, 0, rows))
@@ -111,7 +118,7 @@ def int8_linear_general_aten(
         for g in range(groups):
             part, weight = flat[:, g * size : (g + 1) * size], qdata[:, g * size : (g + 1) * size]
             zero = rows["zero"][:, g : g + 1]
-            sums = int_matmul(part.contiguous(), weight.contiguous(), zero, weight.sum(1, dtype=torch.int32))
+            sums = int_matmul(part, weight, zero, weight.sum(1, dtype=torch.int32))
             if columns["zero"] is not None:
                 sums = sums - (part.sum(1, keepdim=True, dtype=torch.int32) - size * zero) * columns["zero"][:, g]
             y = y + sums.float() * rows["scale"][:, g : g + 1] * columns["scale"][:, g]

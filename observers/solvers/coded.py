@@ -27,6 +27,7 @@ class CodedLinear:
             and quantizer.symmetric
             and quantizer.granularity in ("channel", "tensor")
             and activation.granularity in ("token", "tensor")
+            and weight.shape[1] > 1  # torch._int_mm returns uninitialised memory for rows of one element
             and exact_integer_matmul()
         )
         if not self.integer:

@@ -1,0 +1,116 @@
+"""The report: what was found in a model, what was done with it, and why not where it was not."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from torch.nn import Module
+
+from torchqx.errors import NotPreparedError
+from torchqx.plan import SiteRecord, records_from_json
+from torchqx.session import SESSIONS, Session
+from torchqx.storage import QuantizedWeight
+from torchqx.workflow import RECORDS, SESSION, unwrap
+
+ORDER = ("linear", "attention", "norm", "residual")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One record per site; prints as a table.
+
+    Attributes:
+        model: class name of the model.
+        sites: weighted matmuls first, in the order of the model's parameters.
+    """
+
+    model: str
+    sites: list[SiteRecord]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model": self.model, "summary": self.summary(), "sites": [s.to_dict() for s in self.sites]}
+
+    def to_json(self, indent: int | None = None) -> str:
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts by status for each kind, and the weight memory of linear sites before and after, in bytes."""
+        counts = Counter((s.kind, s.status) for s in self.sites)
+        return {
+            "sites": {kind: {status: n for (k, status), n in sorted(counts.items()) if k == kind}
+                      for kind in sorted({k for k, _ in counts})},
+            "bytes_before": sum(s.bytes_before for s in self.sites),
+            "bytes_after": sum(s.bytes_after for s in self.sites),
+        }
+
+    def __getitem__(self, key: str) -> SiteRecord:
+        return next(s for s in self.sites if s.key == key)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(title=f"{self.model}: sites", header_style="bold", row_styles=["", "dim"])
+        for name, kind in (("site", "left"), ("status", "left"), ("transform", "left"), ("activation", "left"),
+                           ("weight", "left"), ("error", "right"), ("KiB", "right"), ("gain", "right"),
+                           ("reason", "left")):
+            table.add_column(name, justify=kind, overflow="fold")
+        for s in self.sites:
+            memory = f"{s.bytes_before / 1024:.0f} → {s.bytes_after / 1024:.0f}" if s.bytes_before else ""
+            transform = f"{'+'.join(s.transforms)} ({s.placement})" if s.transforms else ""
+            table.add_row(s.key, s.status, transform, s.activation, s.weight, "" if s.error is None else f"{s.error:.2%}",
+                          memory, "" if s.expected_gain is None else f"{s.expected_gain:.1f}x", s.reason)
+        yield table
+
+    def __str__(self) -> str:
+        console = Console(width=200, no_color=True)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get()
+
+
+def explain(model: Module) -> Report:
+    """Every site of ``model`` (or of the model inside ``torch.compile``'s wrapper) with its decision.
+
+    Raises:
+        NotPreparedError: nothing has been traced yet and no weight is quantized.
+    """
+    model = unwrap(model)
+    records = _stored(model)
+    sessions = [model.__dict__[SESSION]] if SESSION in model.__dict__ else SESSIONS.of(model)
+    names = {id(p): n for n, p in model.named_parameters(remove_duplicate=False)}
+    for session in sessions:
+        for record in _live(model, session, names):
+            if record.key not in records:
+                records[record.key] = record
+    if not records:
+        raise NotPreparedError("nothing is known of the model yet", where=type(model).__name__,
+                               remedy="quantize it, or compile it with backend='torchqx' and call it once.")
+    ordered = sorted(records.values(), key=lambda r: ORDER.index(r.kind) if r.kind in ORDER else len(ORDER))
+    return Report(type(model).__name__, ordered)
+
+
+def _stored(model: Module) -> dict[str, SiteRecord]:
+    """Records that travel with the weights."""
+    found: list[SiteRecord] = list(model.__dict__.get(RECORDS, ()))
+    for parameter in model.parameters():
+        if isinstance(parameter, QuantizedWeight):
+            found += records_from_json(parameter.plan)
+    return {r.key: r for r in found}
+
+
+def _live(model: Module, session: Session, names: dict[int, str]) -> list[SiteRecord]:
+    """Records of a session. A layer compiled on its own names its sites from itself: the full name is put back."""
+    records = []
+    for state in session.states_in(model):
+        prefix = _prefix(state.record.weights[0], names.get(id(state.weights()[0]), ""))
+        renamed = [prefix + o for o in state.record.operations], [prefix + w for w in state.record.weights]
+        records.append(replace(state.record, key=prefix + state.record.key, operations=renamed[0], weights=renamed[1]))
+    for parameter in model.parameters():
+        for local, record in (session.graph_records.get(parameter) or {}).values():
+            records.append(replace(record, key=_prefix(local, names.get(id(parameter), "")) + record.key))
+    return records
+
+
+def _prefix(local: str, full: str) -> str:
+    return full.removesuffix(local) if full.endswith(local) else ""
