@@ -23,8 +23,10 @@ Inputs = Callable[[int, int], dict[str, Tensor]]
 class Architecture:
     """``build()`` gives the model in eval mode; ``inputs(batch, length)`` its keyword arguments for a prefill.
 
-    ``in_blocks``: weighted matmuls inside the blocks, ``heads``: those outside (embedding, final projection);
-    ``attentions``: attention sites; ``norms``: norm sites; ``decoder``: whether it has a key-value cache.
+    What one run has: ``in_blocks`` weighted matmuls inside the blocks and ``outside`` them (patches, projections),
+    ``bare`` of all those with parameters that belong to no linear or convolution module; ``attentions``; ``norms``;
+    ``residuals``: additions in each stream; ``heads``: paths of matmuls that nothing weighted follows;
+    ``unsupported`` entries; ``padded``: whether a padding mask goes in; ``decoder``: whether it has a cache.
     """
 
     build: Callable[[], nn.Module]
@@ -33,6 +35,11 @@ class Architecture:
     outside: int
     attentions: int
     norms: int
+    residuals: tuple[int, ...]
+    heads: tuple[str, ...] = ()
+    bare: int = 0
+    unsupported: int = 0
+    padded: bool = False
     decoder: bool = False
 
 
@@ -159,75 +166,89 @@ def _hand_written() -> nn.Module:
     return _OwnModel().eval()
 
 
+_STREAM = (2 * LAYERS,)
+_LM = {"residuals": _STREAM, "heads": ("lm_head",), "padded": True, "decoder": True}
+_POOLED = {"residuals": _STREAM, "heads": ("pooler.dense",), "padded": True}
+_CLASSIFIED = {"residuals": _STREAM, "heads": ("classifier",)}
+
 ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(_hf("BertConfig", "BertModel", _ENCODER), _text, 12, 1, 2, 5),
-    "mpnet": Architecture(_hf("MPNetConfig", "MPNetModel", _ENCODER), _text, 12, 1, 2, 5),
+    "bert": Architecture(_hf("BertConfig", "BertModel", _ENCODER), _text, 12, 1, 2, 5, **_POOLED),
+    "mpnet": Architecture(_hf("MPNetConfig", "MPNetModel", _ENCODER), _text, 12, 1, 2, 5, **_POOLED),
     "opt": Architecture(
         _hf("OPTConfig", "OPTForCausalLM", _DECODER, ffn_dim=INNER, word_embed_proj_dim=WIDTH),
-        _left_padded, 12, 1, 2, 5, decoder=True,
+        *(_left_padded, 12, 1, 2, 5),
+        **_LM,
     ),
     "bloom": Architecture(
-        partial(
-            _build, "BloomConfig", "BloomForCausalLM",
-            vocab_size=VOCABULARY, hidden_size=WIDTH, n_layer=LAYERS, n_head=HEADS,
-        ),
-        _left_padded, 8, 1, 2, 6, decoder=True,
+        _hf("BloomConfig", "BloomForCausalLM", {}, vocab_size=VOCABULARY, hidden_size=WIDTH, n_layer=LAYERS, n_head=HEADS),
+        *(_left_padded, 8, 1, 2, 6),
+        **_LM,
     ),
     "gpt2": Architecture(
-        partial(
-            _build, "GPT2Config", "GPT2LMHeadModel",
-            vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=64,
+        _hf(
+            *("GPT2Config", "GPT2LMHeadModel", {}),
+            **{"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 64},
+            **{"bos_token_id": 1, "eos_token_id": 2},
         ),
-        _left_padded, 8, 1, 2, 5, decoder=True,
+        *(_left_padded, 8, 1, 2, 5),
+        **_LM,
     ),
-    "llama": Architecture(_hf("LlamaConfig", "LlamaForCausalLM", _DECODER), _left_padded, 14, 1, 2, 5, decoder=True),
+    "llama": Architecture(_hf("LlamaConfig", "LlamaForCausalLM", _DECODER), _left_padded, 14, 1, 2, 5, **_LM),
     "qwen3": Architecture(
-        _hf("Qwen3Config", "Qwen3ForCausalLM", _DECODER, head_dim=16), _left_padded, 14, 1, 2, 9, decoder=True
+        _hf("Qwen3Config", "Qwen3ForCausalLM", _DECODER, head_dim=16), _left_padded, 14, 1, 2, 9, **_LM
     ),
     "mistral": Architecture(
-        _hf("MistralConfig", "MistralForCausalLM", _DECODER, sliding_window=32),
-        _left_padded, 14, 1, 2, 5, decoder=True,
+        _hf("MistralConfig", "MistralForCausalLM", _DECODER, sliding_window=32), _left_padded, 14, 1, 2, 5, **_LM
     ),
     "gemma3": Architecture(
         _hf(
-            "Gemma3TextConfig", "Gemma3ForCausalLM", _DECODER,
-            head_dim=16, sliding_window=32, layer_types=["sliding_attention", "full_attention"],
+            *("Gemma3TextConfig", "Gemma3ForCausalLM", _DECODER),
+            **{"head_dim": 16, "sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"]},
         ),
-        _left_padded, 14, 1, 2, 13, decoder=True,
+        *(_left_padded, 14, 1, 2, 13),
+        **_LM,
     ),
     "mixtral": Architecture(
         _hf("MixtralConfig", "MixtralForCausalLM", _DECODER, num_local_experts=4, num_experts_per_tok=2),
-        _left_padded, 14, 1, 2, 5, decoder=True,
+        *(_left_padded, 14, 1, 2, 5),
+        bare=6,  # router and two stacks of experts, in each layer
+        **_LM,
     ),
-    "vit": Architecture(_hf("ViTConfig", "ViTForImageClassification", _VISION, num_labels=10), _image, 12, 2, 2, 5),
-    "deit": Architecture(_hf("DeiTConfig", "DeiTForImageClassification", _VISION, num_labels=10), _image, 12, 2, 2, 5),
+    "vit": Architecture(
+        _hf("ViTConfig", "ViTForImageClassification", _VISION, num_labels=10), _image, 12, 2, 2, 5, **_CLASSIFIED
+    ),
+    "deit": Architecture(
+        _hf("DeiTConfig", "DeiTForImageClassification", _VISION, num_labels=10), _image, 12, 2, 2, 5, **_CLASSIFIED
+    ),
     "swin": Architecture(
-        partial(
-            _build, "SwinConfig", "SwinForImageClassification",
-            embed_dim=32, depths=[2, 2], num_heads=[2, 4], window_size=4, image_size=IMAGE, patch_size=2, num_labels=10,
+        _hf(
+            *("SwinConfig", "SwinForImageClassification", {"image_size": IMAGE, "patch_size": 2, "num_labels": 10}),
+            **{"embed_dim": 32, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4},
         ),
-        _image, 25, 2, 4, 11,
+        *(_image, 13, 2, 2, 7, (2, 2), ("classifier",)),
     ),
-    "clip_vision": Architecture(_hf("CLIPVisionConfig", "CLIPVisionModel", _VISION), _image, 12, 1, 2, 6),
-    "dinov2": Architecture(_hf("Dinov2Config", "Dinov2Model", _VISION, mlp_ratio=2), _image, 12, 1, 2, 5),
+    "clip_vision": Architecture(_hf("CLIPVisionConfig", "CLIPVisionModel", _VISION), _image, 12, 1, 2, 6, _STREAM),
+    "dinov2": Architecture(_hf("Dinov2Config", "Dinov2Model", _VISION, mlp_ratio=2), _image, 12, 1, 2, 5, _STREAM),
     "whisper": Architecture(
-        partial(
-            _build, "WhisperConfig", "WhisperForConditionalGeneration",
-            vocab_size=VOCABULARY, num_mel_bins=16, d_model=WIDTH, encoder_layers=LAYERS, decoder_layers=LAYERS,
-            encoder_attention_heads=HEADS, decoder_attention_heads=HEADS, encoder_ffn_dim=INNER,
-            decoder_ffn_dim=INNER, max_source_positions=20, max_target_positions=32,
-            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        _hf(
+            *("WhisperConfig", "WhisperForConditionalGeneration"),
+            {"vocab_size": VOCABULARY, "num_mel_bins": 16, "d_model": WIDTH, "encoder_layers": LAYERS},
+            **{"decoder_layers": LAYERS, "encoder_attention_heads": HEADS, "decoder_attention_heads": HEADS},
+            **{"encoder_ffn_dim": INNER, "decoder_ffn_dim": INNER, "max_source_positions": 20},
+            **{"max_target_positions": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+            decoder_start_token_id=1,
         ),
-        _speech, 32, 1, 6, 12,
+        *(_speech, 32, 1, 6, 12, (2 * LAYERS, 3 * LAYERS), ("proj_out",)),
+        unsupported=2,  # overlapping convolutions
     ),
     "t5": Architecture(
-        partial(
-            _build, "T5Config", "T5ForConditionalGeneration",
-            vocab_size=VOCABULARY, d_model=WIDTH, d_kv=16, d_ff=INNER, num_layers=LAYERS, num_heads=HEADS,
-            decoder_start_token_id=0,
+        _hf(
+            *("T5Config", "T5ForConditionalGeneration", {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 16}),
+            **{"d_ff": INNER, "num_layers": LAYERS, "num_heads": HEADS, "decoder_start_token_id": 0},
         ),
-        _text_pair, 32, 1, 6, 12,
+        *(_text_pair, 32, 1, 6, 12, (2 * LAYERS, 3 * LAYERS), ("lm_head",)),
+        padded=True,
     ),
-    "torch_encoder": Architecture(_torch_encoder, _source, 8, 0, 2, 4),
-    "hand_written": Architecture(_hand_written, _hidden, 10, 1, 2, 4),
+    "torch_encoder": Architecture(_torch_encoder, _source, 8, 0, 2, 4, _STREAM, bare=4),
+    "hand_written": Architecture(_hand_written, _hidden, 10, 1, 2, 4, (3 * LAYERS,), ("head",), bare=8),
 }

@@ -93,9 +93,12 @@ def explain(model: Module) -> Report:
 def _stored(model: Module) -> dict[str, SiteRecord]:
     """Records that travel with the weights."""
     found: list[SiteRecord] = list(model.__dict__.get(RECORDS, ()))
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if isinstance(parameter, QuantizedWeight):
-            found += records_from_json(parameter.plan)
+            records = records_from_json(parameter.plan)
+            # A linear converted on its own calls its weight "weight"; its record takes the place in the model.
+            local = records[0].weights[0] if records and records[0].weights else name
+            found += [_renamed(r, _prefix(local, name)) for r in records]
     return {r.key: r for r in found}
 
 
@@ -103,13 +106,20 @@ def _live(model: Module, session: Session, names: dict[int, str]) -> list[SiteRe
     """Records of a session. A layer compiled on its own names its sites from itself: the full name is put back."""
     records = []
     for state in session.states_in(model):
-        prefix = _prefix(state.record.weights[0], names.get(id(state.weights()[0]), ""))
-        renamed = [prefix + o for o in state.record.operations], [prefix + w for w in state.record.weights]
-        records.append(replace(state.record, key=prefix + state.record.key, operations=renamed[0], weights=renamed[1]))
+        name = names.get(id(state.weights()[0]), "")
+        records.append(_renamed(state.record, _prefix(state.record.weights[0], name)))
     for parameter in model.parameters():
         for local, record in (session.graph_records.get(parameter) or {}).values():
-            records.append(replace(record, key=_prefix(local, names.get(id(parameter), "")) + record.key))
+            records.append(_renamed(record, _prefix(local, names.get(id(parameter), ""))))
     return records
+
+
+def _renamed(record: SiteRecord, prefix: str) -> SiteRecord:
+    def full(key: str) -> str:
+        return (prefix + key).replace(".:", ":")
+
+    return replace(record, key=full(record.key), operations=[full(o) for o in record.operations],
+                   weights=[prefix + w for w in record.weights])
 
 
 def _prefix(local: str, full: str) -> str:

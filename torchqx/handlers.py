@@ -1,12 +1,13 @@
 """torchao's door: ``quantize_(model, config, filter_fn)`` with a recipe as config."""
 
-from torch.nn import Module
+from torch.nn import Linear, Module
 from torchao.quantization.transform_module import register_quantize_module_handler
 
 from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
 from torchqx.errors import ConfigError
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.recipe import AffineRecipe
+from torchqx.linear_workflow import convert_linear, prepare_linear
 from torchqx.workflow import convert, prepare
 
 RECIPES = (OutlierSuppressionPlusConfig, SmoothQuantConfig, MinMaxConfig)
@@ -14,10 +15,11 @@ RECIPES = (OutlierSuppressionPlusConfig, SmoothQuantConfig, MinMaxConfig)
 
 def apply_step(module: Module, recipe: AffineRecipe) -> Module:
     """What ``quantize_`` calls for each module that its filter matches: a whole model, or one ``nn.Linear``."""
+    single = isinstance(module, Linear)
     if recipe.step == "prepare":
-        return prepare(module, recipe)
+        return prepare_linear(module, recipe) if single else prepare(module, recipe)
     if recipe.step == "convert":
-        return convert(module)
+        return convert_linear(module) if single else convert(module)
     raise ConfigError("quantize_ needs to know which step this is", where="step",
                       remedy="give step='prepare', calibrate, then step='convert'; or call torchqx.quantize.")
 

@@ -4,7 +4,7 @@ All remembered batches walk through the graph side by side, node by node, so tha
 and only live values are held.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,15 +20,22 @@ from torchqx.site_state import SiteState
 from torchqx.storage import QuantizedWeight
 
 
-def solve_sequentially(session: Session) -> None:
-    """Solve every site of the graphs that the session's remembered calls went through, in graph order."""
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+def solve_sequentially(session: Session, progress: Progress) -> None:
+    """Solve every site of the graphs that the session's remembered calls went through, in graph order.
+
+    Args:
+        progress: wraps the loop over a graph's nodes; see :data:`torchqx.workflow.Progress`.
+    """
     for runner in dict.fromkeys(runner for runner, _ in session.batches):
         batches = [args for other, args in session.batches if other is runner]
-        _walk(runner, batches, session)
+        _walk(runner, batches, session, progress)
     session.batches.clear()
 
 
-def _walk(runner: Any, batches: list[Sequence[Any]], session: Session) -> None:
+def _walk(runner: Any, batches: list[Sequence[Any]], session: Session, progress: Progress) -> None:
     environments = [dict(zip(runner.traced.placeholders, args, strict=True)) for args in batches]
     states = runner.calibration.states(batches[0])
     operations = {op.node: (site, op) for site in states for op in site.ops}
@@ -36,7 +43,7 @@ def _walk(runner: Any, batches: list[Sequence[Any]], session: Session) -> None:
     dying: dict[Node, list[Node]] = {}
     for parent, node in last_use.items():
         dying.setdefault(node, []).append(parent)
-    for node in runner.gm.graph.nodes:
+    for node in progress(list(runner.gm.graph.nodes), "solving"):
         if node.op in ("placeholder", "output"):
             continue
         if node in operations:

@@ -15,7 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from torchqx.fx_passes.sites import LinearSite
 from torchqx.plan import SiteRecord
 from torchqx.recipe import AffineRecipe
-from torchqx.site_state import SiteState
+from torchqx.site_state import Operation, SiteState
 from torchqx.solve import solve_site
 
 
@@ -35,19 +35,20 @@ class Session:
 
         A graph break may have shown this session only a part of the site's operations before: those keep their state.
         """
-        known = [self.states.get(w) for w in weights]
-        if all(k is None for k in known):
-            state = SiteState(site, names, self.recipe, skip)
-            for i, weight in enumerate(weights):
-                self.states[weight] = state
-                state.adopt(weight, i)
-            return [state] * len(weights)
-        for i, (weight, state) in enumerate(zip(weights, known, strict=True)):
-            if state is None:
-                alone = LinearSite(site.ops[i].key, site.x, [site.ops[i]])
-                known[i] = self.states[weight] = SiteState(alone, [names[i]], self.recipe, skip)
-                known[i].adopt(weight, 0)
-        return known
+        operations = [Operation(op.key, op.layout, n) for op, n in zip(site.ops, names, strict=True)]
+        if all(self.states.get(w) is None for w in weights):
+            first = {id(w): i for i, w in reversed(list(enumerate(weights)))}  # one weight may serve two operations
+            self._add(SiteState(site.key, [operations[i] for i in sorted(first.values())], site.ops[0].form,
+                                self.recipe, skip), [weights[i] for i in sorted(first.values())])
+        for weight, operation in zip(weights, operations, strict=True):
+            if self.states.get(weight) is None:
+                self._add(SiteState(operation.key, [operation], site.ops[0].form, self.recipe, skip), [weight])
+        return [self.states[w] for w in weights]
+
+    def _add(self, state: SiteState, weights: list[Tensor]) -> None:
+        for i, weight in enumerate(weights):
+            self.states[weight] = state
+            state.adopt(weight, i)
 
     def solve(self, states: Iterable[SiteState]) -> None:
         """Solve the states that still calibrate; see :func:`solve_site` for what it raises."""

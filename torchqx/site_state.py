@@ -11,7 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from torchqx.errors import PlanMismatchError
 from torchqx.fx_passes.observe import result_mask, rows_mask
 from torchqx.fx_passes.regions import Region
-from torchqx.fx_passes.sites import Form, LinearSite
+from torchqx.fx_passes.sites import Form
 from torchqx.layouts import WeightLayout
 from torchqx.observers import ChannelMinMaxObserver, RowReservoir
 from torchqx.observers.solvers import Sample
@@ -49,17 +49,16 @@ class SiteState:
         calls: calibration calls seen.
     """
 
-    def __init__(self, site: LinearSite, names: list[str], recipe: AffineRecipe, skip: str) -> None:
-        self.operations = [Operation(op.key, op.layout, name) for op, name in zip(site.ops, names, strict=True)]
-        self.form = site.ops[0].form
-        self.recipe = recipe
+    def __init__(self, key: str, operations: list[Operation], form: Form, recipe: AffineRecipe, skip: str = "") -> None:
+        self.operations, self.form, self.recipe = operations, form, recipe
+        names = [op.weight_name for op in operations]
+        self.record = SiteRecord(key, "linear", "skipped" if skip else "calibrating", reason=skip,
+                                 operations=[op.key for op in operations], weights=names)
         self.samples: list[Sample] = []
         self.loss_on = "outputs"
-        self.biases: list[Tensor | None] = [None] * len(site.ops)
+        self.biases: list[Tensor | None] = [None] * len(operations)
         self.calls = self.sample_call = 0
         self.parameters: SiteParameters | None = None
-        self.record = SiteRecord(site.key, site.kind, "skipped" if skip else "calibrating", reason=skip,
-                                 operations=[op.key for op in site.ops], weights=names)
         self.forget_activations()
         self._place: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._quantized: WeakIdKeyDictionary = WeakIdKeyDictionary()

@@ -23,6 +23,9 @@ from torchqx.session import Session
 from torchqx.site_state import SiteState
 from torchqx.storage import QuantizedWeight
 
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+"""Hands on the items of a long loop, whose name is the second argument, and may show how far it is."""
+
 SESSION = "_torchqx_session"
 RECORDS = "_torchqx_records"
 
@@ -76,8 +79,16 @@ def abandon(model: Module) -> Module:
     return model
 
 
-def convert(model: Module) -> Module:
+def quiet(items: Iterable[Any], what: str) -> Iterable[Any]:
+    """A :data:`Progress` that shows nothing."""
+    return items
+
+
+def convert(model: Module, progress: Progress = quiet) -> Module:
     """Solve every site of a prepared and calibrated model and put integer weights in place. Returns ``model``.
+
+    Args:
+        progress: wraps the loop over the sites, "solving".
 
     Raises:
         NotPreparedError: it was not prepared.
@@ -97,20 +108,20 @@ def convert(model: Module) -> Module:
                            remedy="check the recipe's include, exclude and quantize_head.")
     with torch.inference_mode(False), torch.no_grad():
         if session.recipe.calibration == "sequential":
-            solve_sequentially(session)
-        session.solve(states)
+            solve_sequentially(session, progress)
+        session.solve(progress([s for s in states if s.calibrating], "solving"))
         replace_weights(model, states, session.records_in(model))
     abandon(model)
     return model
 
 
 def quantize(model: Module, recipe: AffineRecipe, calibration: Iterable[Any],
-             progress: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> Module:
+             progress: Progress = quiet) -> Module:
     """:func:`prepare`, a call per calibration batch, :func:`convert`: in place; the float model again if that fails.
 
     Args:
         calibration: batches; a mapping is passed as keyword arguments, a tuple or list as positional ones.
-        progress: wraps the batches, for a progress bar.
+        progress: wraps the two long loops, over "calibrating" batches and "solving" sites, for progress bars.
 
     Raises:
         NoCalibrationDataError: ``calibration`` is empty; else as prepare and convert.
@@ -119,9 +130,9 @@ def quantize(model: Module, recipe: AffineRecipe, calibration: Iterable[Any],
     prepare(model, recipe)
     try:
         with torch.no_grad():
-            for batch in progress(calibration):
+            for batch in progress(calibration, "calibrating"):
                 call(model, batch)
-        return convert(model)
+        return convert(model, progress)
     except BaseException:
         with suppress(NotPreparedError):
             abandon(model)
@@ -150,7 +161,6 @@ def replace_weights(model: Module, states: list[SiteState], others: list[SiteRec
                 module._parameters[name] = Parameter(made[id(parameter)], requires_grad=False)
     if not made:
         model.__dict__[RECORDS] = carried
-
 
 
 

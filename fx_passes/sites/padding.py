@@ -8,7 +8,7 @@ from torchqx.fx_passes.sites.provenance import Provenance
 from torchqx.fx_passes.sites.site import AttentionSite
 
 # Ops that carry a mask on, by whether they keep its meaning; sums over tokens (position ids) are not among them.
-_CARRIES = frozenset({  # fmt: skip
+_CARRIES = frozenset({
     "to", "bool", "float", "int", "long", "type_as", "view", "reshape", "expand", "expand_as", "unsqueeze",
     "squeeze", "permute", "transpose", "contiguous", "clone", "getitem", "and", "or", "where", "mul", "add",
     "sub", "rsub", "not", "eq", "ne", "lt", "gt", "le", "ge", "masked_fill", "full_like", "zeros_like",

@@ -15,7 +15,7 @@ from torchqx.fx_passes.sites.ops import fake, is_cast, op_name
 
 from torchqx.layouts import WeightLayout
 
-_VIEWS = frozenset({  # fmt: skip
+_VIEWS = frozenset({
     "t", "T", "mT", "adjoint", "transpose", "swapaxes", "swapdims", "permute", "movedim", "view", "reshape",
     "flatten", "unflatten", "squeeze", "unsqueeze", "getitem", "select", "narrow", "chunk", "split", "unbind",
     "tensor_split", "expand", "expand_as", "as_strided",
