@@ -65,8 +65,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 128, 1024])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--round-seconds", type=float, default=0.01)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--round-seconds", type=float, default=0.002)
     arguments = parser.parse_args()
     load()
     for threads in arguments.threads:

@@ -72,7 +72,8 @@ def interleave(
             for timing, connection, _process in workers:
                 timing.rounds.append(_turn(connection, turn_seconds))
         for timing, connection, _process in workers:
-            timing.run_peak_mib = _ask(connection, 0)
+            connection.send(0)
+            timing.run_peak_mib = connection.recv()
     finally:
         for _timing, connection, process in workers:
             if process.is_alive():
@@ -83,12 +84,9 @@ def interleave(
 
 def _turn(connection: Connection, seconds: float) -> list[float]:
     """One arm's turn: two calls to warm the caches that the other arms have emptied, then calls for ``seconds``."""
-    warm = _ask(connection, 2)[-1]
-    return _ask(connection, max(3, math.ceil(seconds / warm)))
-
-
-def _ask(connection: Connection, count: int):
-    connection.send(count)
+    connection.send(2)
+    warm = connection.recv()[-1]
+    connection.send(max(3, math.ceil(seconds / warm)))
     return connection.recv()
 
 

@@ -1,7 +1,8 @@
 """Inputs of a quantized graph that are made from the model's tensors: packed integers, folded scales, wider biases.
 
 They are ordinary graph inputs, never constants: who calls the graph looks them up by the identity and version of the
-tensors they come from.
+tensors they come from. Weights that read one quantized activation stand side by side as one wide weight; then what
+belongs to the activation is the same for all and comes from the first.
 """
 
 from collections.abc import Callable
@@ -10,91 +11,103 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torchqx.inductor_kernels.int8_linear.pack import column_sums, pack_int8_weight
 
+from torchqx.inductor_kernels.int8_linear.pack import column_sums, pack_int8_weight
 from torchqx.storage import QuantizedWeight
+
+Build = Callable[[list[QuantizedWeight], list[Tensor | None]], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Derived:
-    """``build`` of the values at ``sources``; the first is a quantized weight, the others are taken as they are."""
+    """``build`` of the quantized weights at ``weights`` and of the tensors at ``others`` (None where there is none)."""
 
-    name: str
-    sources: tuple[Node, ...]
-    build: Callable[..., Tensor]
+    build: Build
+    weights: tuple[Node, ...]
+    others: tuple[Node | None, ...] = ()
+
+    @property
+    def sources(self) -> list[Node]:
+        return [*self.weights, *(n for n in self.others if n is not None)]
 
 
-def plain(weight: QuantizedWeight) -> Tensor:
+def _beside(parts: list[Tensor]) -> Tensor:
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
+
+
+def plain(weights: list[QuantizedWeight], _: list) -> Tensor:
     """int8 [N, K] or [E, N, K]."""
-    return weight.qdata
+    return _beside([w.qdata for w in weights])
 
 
-def packed(weight: QuantizedWeight) -> Tensor:
+def packed(weights: list[QuantizedWeight], _: list) -> Tensor:
     """int8 in the CPU kernel's order."""
-    return pack_int8_weight(weight.qdata)
+    return pack_int8_weight(plain(weights, _))
 
 
-def weight_scale(weight: QuantizedWeight) -> Tensor:
+def weight_scale(weights: list[QuantizedWeight], _: list) -> Tensor:
     """float32 [N] or [E, N], also where one scale serves the whole tensor."""
-    rows = weight.qdata.shape[:-1]
-    return weight.scale.expand(rows).contiguous() if weight.scale.numel() == 1 else weight.scale
+    return _beside([_per_row(w, w.scale) for w in weights])
 
 
-def grouped_scale(weight: QuantizedWeight) -> Tensor:
-    """float32 [N] or [N, K/g]."""
-    return weight_scale(weight) if weight.weight_spec.group_size is None else weight.scale
+def weight_zero(weights: list[QuantizedWeight], _: list) -> Tensor:
+    """int32 [N] or [N, K/g]."""
+    return _beside([_per_row(w, w.zero_point.to(torch.int32)) for w in weights])
 
 
-def weight_zero(weight: QuantizedWeight) -> Tensor:
-    """int32, shaped as :func:`grouped_scale`."""
-    return weight.zero_point.to(torch.int32).expand(grouped_scale(weight).shape).contiguous()
+def _per_row(weight: QuantizedWeight, values: Tensor) -> Tensor:
+    whole = weight.weight_spec.granularity == "tensor"
+    return values.expand(weight.qdata.shape[:-1]).contiguous() if whole else values
 
 
-def column_sum(weight: QuantizedWeight) -> Tensor:
+def column_sum(weights: list[QuantizedWeight], _: list) -> Tensor:
     """int32 [N] or [E, N]."""
-    return column_sums(weight.qdata)
+    return _beside([column_sums(w.qdata) for w in weights])
 
 
-def act_scale(weight: QuantizedWeight) -> Tensor:
+def act_scale(weights: list[QuantizedWeight], _: list) -> Tensor:
     """float32 [1]."""
-    return weight.act_scale.reshape(1)
+    return weights[0].act_scale.reshape(1)
 
 
-def act_zero(weight: QuantizedWeight) -> Tensor:
+def act_zero(weights: list[QuantizedWeight], _: list) -> Tensor:
     """int32 [1]."""
-    return weight.act_zero_point.reshape(1)
+    return weights[0].act_zero_point.reshape(1)
 
 
-def multiplier(weight: QuantizedWeight) -> Tensor:
+def multiplier(weights: list[QuantizedWeight], _: list) -> Tensor:
     """1 / (s · scale), float32 [K] or [1]: the static quantizer's factor."""
-    inverse = 1.0 / act_scale(weight)
-    return inverse if weight.smooth is None else weight.smooth * inverse
+    inverse = 1.0 / act_scale(weights, _)
+    return inverse if weights[0].smooth is None else weights[0].smooth * inverse
 
 
-def addend(weight: QuantizedWeight) -> Tensor:
+def addend(weights: list[QuantizedWeight], _: list) -> Tensor:
     """zero point - z / (s · scale), float32 [K] or [1]."""
-    zero = act_zero(weight).float()
-    return zero if weight.shift is None else zero - weight.shift * multiplier(weight)
+    zero = act_zero(weights, _).float()
+    return zero if weights[0].shift is None else zero - weights[0].shift * multiplier(weights, _)
 
 
-def smooth(weight: QuantizedWeight) -> Tensor:
+def smooth(weights: list[QuantizedWeight], _: list) -> Tensor:
     """1/s, float32 [K]."""
-    return weight.smooth
+    return weights[0].smooth
 
 
-def shift(weight: QuantizedWeight) -> Tensor:
+def shift(weights: list[QuantizedWeight], _: list) -> Tensor:
     """z, float32 [K]."""
-    return weight.shift.contiguous()
+    return weights[0].shift.contiguous()
 
 
-def bias(weight: QuantizedWeight, own: Tensor | None = None) -> Tensor:
-    """b + W z, float32 [N] or [E, N]."""
-    total = weight.shift_bias
-    if own is not None:
-        total = own.detach().float() if total is None else total + own.detach().float()
-    return total.contiguous()
+def bias(weights: list[QuantizedWeight], biases: list[Tensor | None]) -> Tensor:
+    """b + W z, float32 [N] or [E, N]; zeros where a weight has neither."""
+    parts = []
+    for weight, own in zip(weights, biases, strict=True):
+        total = torch.zeros(weight.qdata.shape[:-1], device=weight.device)
+        for extra in (weight.shift_bias, own):
+            total = total if extra is None else total + extra.detach().float()
+        parts.append(total)
+    return _beside(parts)
 
 
-def dequantized(weight: QuantizedWeight) -> Tensor:
+def dequantized(weights: list[QuantizedWeight], _: list) -> Tensor:
     """The float weight, for readers that are not weighted matmuls."""
-    return weight.dequantize()
+    return weights[0].dequantize()

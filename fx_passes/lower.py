@@ -8,6 +8,7 @@
 | general | any device | any | any |
 """
 
+import operator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,49 +45,50 @@ class OpStructure:
 
 
 class Emitter(Protocol):
-    """Writes calls into the new graph."""
+    """Writes into the new graph, on behalf of ``ops``: matmuls that read one quantized activation."""
+
+    ops: list[LinearOp]
 
     def call(self, target: Any, *args: Any) -> Node: ...
 
-    def derived(self, op: LinearOp, build: Any, *more: Node) -> Node: ...
+    def derived(self, build: d.Build, *others: Node | None) -> Node: ...
 
 
-def quantize_rows(emit: Emitter, op: LinearOp, structure: OpStructure, rows: Node) -> tuple[Node, Any, Any]:
+def is_simple(structure: OpStructure) -> bool:
+    """Whether one scale per output and one per row (or in all) describe the matmul."""
+    return structure.weight.symmetric and structure.weight.group_size is None and \
+        structure.activation.group_size is None
+
+
+def quantize_rows(emit: Emitter, structure: OpStructure, rows: Node) -> tuple[Node, Any, Any]:
     """Codes, scale and zero point of ``rows``; scale and zero point are None where the weight carries them."""
     q = structure.activation
     if not q.dynamic:
-        return emit.call(quantize_static, rows, emit.derived(op, d.multiplier), emit.derived(op, d.addend),
+        return emit.call(quantize_static, rows, emit.derived(d.multiplier), emit.derived(d.addend),
                          q.qmin, q.qmax), None, None
-    common = (emit.derived(op, d.smooth) if structure.smooth else None,
-              emit.derived(op, d.shift) if structure.shift else None, q.qmin, q.qmax, q.symmetric)
+    common = (emit.derived(d.smooth) if structure.smooth else None,
+              emit.derived(d.shift) if structure.shift else None, q.qmin, q.qmax, q.symmetric)
     if q.granularity == "group":
         result = emit.call(quantize_per_group, rows, *common, q.group_size)
     else:
         result = emit.call(quantize_per_token, rows, *common)
-    return tuple(emit.call(_item, result, i) for i in range(3))
+    return tuple(emit.call(operator.getitem, result, i) for i in range(3))
 
 
-def _item(values: tuple[Tensor, ...], index: int) -> Tensor:
-    return values[index]
-
-
-def matmul(emit: Emitter, op: LinearOp, structure: OpStructure, rows: tuple[Node, Any, Any], bias: Node | None,
+def matmul(emit: Emitter, structure: OpStructure, rows: tuple[Node, Any, Any], bias: Node | None,
            dtype: torch.dtype) -> Node:
-    """The matmul of quantized ``rows``: [..., N] in ``dtype``."""
+    """The matmul of quantized ``rows`` with the ops' weights side by side: [..., N] in ``dtype``."""
     codes, scale, zero = rows
     if not structure.activation.dynamic:
-        scale, zero = emit.derived(op, d.act_scale), emit.derived(op, d.act_zero)
-    simple = structure.weight.symmetric and structure.weight.group_size is None and \
-        structure.activation.group_size is None
-    if op.form is Form.EXPERTS:
-        result = emit.call(int8_experts_aten, codes, emit.derived(op, d.plain), emit.derived(op, d.weight_scale),
-                           emit.derived(op, d.column_sum), scale, zero, bias, op.offsets)
+        scale, zero = emit.derived(d.act_scale), emit.derived(d.act_zero)
+    if emit.ops[0].form is Form.EXPERTS:
+        result = emit.call(int8_experts_aten, codes, emit.derived(d.plain), emit.derived(d.weight_scale),
+                           emit.derived(d.column_sum), scale, zero, bias, emit.ops[0].offsets)
         return emit.call(Tensor.to, result, dtype)
     tail = (scale, zero, bias, "none", None, *NO_REQUANTIZE, dtype)
-    if not simple:
-        zero_point = None if structure.weight.symmetric else emit.derived(op, d.weight_zero)
-        return emit.call(int8_linear_general_aten, codes, emit.derived(op, d.plain),
-                         emit.derived(op, d.grouped_scale), zero_point, *tail)
+    if not is_simple(structure):
+        zero_point = None if structure.weight.symmetric else emit.derived(d.weight_zero)
+        return emit.call(int8_linear_general_aten, codes, emit.derived(d.plain), emit.derived(d.weight_scale),
+                         zero_point, *tail)
     kernel, data = (PACKED, d.packed) if is_supported(structure.device) else (int8_linear_aten, d.plain)
-    return emit.call(kernel, codes, emit.derived(op, data), emit.derived(op, d.weight_scale),
-                     emit.derived(op, d.column_sum), *tail)
+    return emit.call(kernel, codes, emit.derived(data), emit.derived(d.weight_scale), emit.derived(d.column_sum), *tail)

@@ -1,24 +1,28 @@
 """Rewrites weighted matmuls to quantized ones.
 
-    before   linear(x, W, b)
-    after    codes = quantize_static(x, mul, add)            shared by every op with the same transform and quantizer
-             int8_linear(codes, packed W, scales, b + W z)
+    before   linear(x, W1, b1)      linear(x, W2, b2)
+    after    codes = quantize_static(x, mul, add)
+             y = int8_linear(codes, packed [W1; W2], scales, [b1 + W1 z; b2 + W2 z])
+             y[..., :N1]            y[..., N1:]
 
 The transform is part of the quantizer at the consumer's input (mul and add hold shift, scale, and quantizer in one), so
-nothing has to fold for the rewrite to be right, and Inductor fuses it into whatever produced x.
+nothing has to fold for the rewrite to be right, and Inductor fuses it into whatever produced x. Matmuls with the same
+transform and quantizer share the codes and run as one.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.derived import Derived
-from torchqx.fx_passes.lower import OpStructure, matmul, quantize_rows
+from torchqx.fx_passes.lower import OpStructure, is_simple, matmul, quantize_rows
 from torchqx.fx_passes.sites import Form, GraphSites, LinearOp
-
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
 
 
@@ -37,75 +41,49 @@ def quantize_graph(gm: GraphModule, sites: GraphSites, structures: Mapping[Node,
     Args:
         stored: placeholders at which the model holds a storage tensor; whatever else reads them sees float weights.
     """
-    rewriter = _Rewriter(gm)
+    target = _Target(gm)
     for site in sites.linears:
-        for op in site.ops:
-            if op.node in structures:
-                rewriter.rewrite(op, structures[op.node])
+        for ops in _together([op for op in site.ops if op.node in structures], structures):
+            _Rewrite(target, ops, structures[ops[0].node]).run()
     quantized = [op.weight for site in sites.linears for op in site.ops if op.node in structures]
-    return rewriter.finish(gm, dict.fromkeys([*quantized, *stored]), set(stored))
+    return target.finish(gm, dict.fromkeys([*quantized, *stored]), set(stored))
 
 
-class _Rewriter:
+def _together(ops: list[LinearOp], structures: Mapping[Node, OpStructure]) -> list[list[LinearOp]]:
+    """Runs of ops that can be one matmul: equal structure and result dtype, no bias that the graph computes."""
+    def kind(op: LinearOp) -> tuple:
+        alone = op.form is not Form.LINEAR or not is_simple(structures[op.node]) or _computed(op.bias)
+        return structures[op.node], op.x, op.node.meta["example_value"].dtype, op.node if alone else None
+
+    return [list(run) for _, run in groupby(ops, kind)]
+
+
+def _computed(bias: Node | None) -> bool:
+    """Whether a bias is anything but a vector that enters the graph."""
+    value = None if bias is None else bias.meta.get("example_value")
+    return bias is not None and not (bias.op == "placeholder" and isinstance(value, Tensor) and value.dim() == 1)
+
+
+class _Target:
+    """The graph being written: a copy of the original, and its growing list of inputs."""
+
     def __init__(self, gm: GraphModule) -> None:
         self.graph = Graph()
         self.copies: dict[Node, Node] = {}
-        output = self.graph.graph_copy(gm.graph, self.copies)
-        self.graph.output(output)
+        self.graph.output(self.graph.graph_copy(gm.graph, self.copies))
         self.inputs: dict[Node, Node | Derived] = {
             self.copies[n]: n for n in gm.graph.nodes if n.op == "placeholder"}
         self.made: dict[tuple, Node] = {}
-        self.rows: dict[tuple, tuple[Node, Any, Any]] = {}
 
-    def call(self, target: Any, *args: Any) -> Node:
-        args = tuple(self.copies.get(a, a) if isinstance(a, Node) else a for a in args)
-        return self.graph.call_function(target, args)
-
-    def derived(self, op: LinearOp, build: Any, *more: Node) -> Node:
-        sources = (op.weight, *more)
-        key = (build, *sources)
+    def derived(self, item: Derived) -> Node:
+        key = (item.build, item.weights, item.others)
         if key not in self.made:
             with self.graph.inserting_after(list(self.inputs)[-1]):
-                node = self.graph.placeholder(f"{build.__name__}_{len(self.made)}")
-            self.made[key] = node
-            self.inputs[node] = Derived(build.__name__, sources, build)
+                self.made[key] = self.graph.placeholder(f"{item.build.__name__}_{len(self.made)}")
+            self.inputs[self.made[key]] = item
         return self.made[key]
 
-    def rewrite(self, op: LinearOp, structure: OpStructure) -> None:
-        old = self.copies[op.node]
-        with self.graph.inserting_before(old):
-            rows = self._quantized_rows(op, structure)
-            bias, late_bias = self._bias(op, structure)
-            result = matmul(self, op, structure, rows, bias, op.node.meta["example_value"].dtype)
-            if late_bias is not None:
-                result = self.call(torch.add, result, late_bias)
-            if op.form in (Form.CONV, Form.LEFT):
-                result = self.call(conv_result if op.form is Form.CONV else left_result, result)
-        result.meta.update(old.meta)
-        old.replace_all_uses_with(result)
-        self._erase_upwards(old)
-
-    def _quantized_rows(self, op: LinearOp, structure: OpStructure) -> tuple[Node, Any, Any]:
-        kernel = tuple(op.weight.meta["example_value"].shape[2:]) if op.form is Form.CONV else ()
-        key = (op.x, op.form, kernel, structure.sharing, structure.activation)
-        if key not in self.rows:
-            rows = self.copies[op.x]
-            if op.form is Form.CONV:
-                rows = self.call(conv_rows, rows, kernel)
-            elif op.form is Form.LEFT:
-                rows = self.call(left_rows, rows)
-            self.rows[key] = quantize_rows(self, op, structure, rows)
-        return self.rows[key]
-
-    def _bias(self, op: LinearOp, structure: OpStructure) -> tuple[Node | None, Node | None]:
-        """The bias that goes into the kernel, and one that is computed in the graph and is added after it."""
-        if op.bias is not None and op.bias.op == "placeholder" and isinstance(
-                op.bias.meta.get("example_value"), torch.Tensor) and op.bias.meta["example_value"].dim() == 1:
-            return self.derived(op, d.bias, op.bias), None
-        own = self.derived(op, d.bias) if structure.shift else None
-        return own, op.bias
-
-    def _erase_upwards(self, node: Node) -> None:
+    def erase_upwards(self, node: Node) -> None:
         """Erase ``node``, and the views above it that nothing reads any more."""
         queue = [node]
         while queue:
@@ -116,18 +94,60 @@ class _Rewriter:
             self.graph.erase_node(dead)
             queue += [p for p in parents if not p.users]
 
-    def finish(self, gm: GraphModule, weights: Iterable[Node], stored: set[Node]) -> QuantizedGraph:
+    def finish(self, gm: GraphModule, weights: Collection[Node], stored: set[Node]) -> QuantizedGraph:
         for weight in weights:
             copy = self.copies[weight]
             if copy.users and weight not in stored:
                 continue
             if copy.users:
-                with self.graph.inserting_after(list(self.inputs)[-1]):
-                    node = self.graph.placeholder(f"dequantized_{weight.name}")
-                self.inputs[node] = Derived("dequantized", (weight,), d.dequantized)
-                copy.replace_all_uses_with(node)
+                copy.replace_all_uses_with(self.derived(Derived(d.dequantized, (weight,))))
             self.graph.erase_node(copy)
             del self.inputs[copy]
         self.graph.lint()
         order = [n for n in self.graph.nodes if n.op == "placeholder"]
         return QuantizedGraph(GraphModule(gm, self.graph), [self.inputs[n] for n in order])
+
+
+class _Rewrite:
+    """Replaces ``ops``, which read one activation alike, by one quantized matmul. (An ``Emitter`` for lowering.)"""
+
+    def __init__(self, target: _Target, ops: list[LinearOp], structure: OpStructure) -> None:
+        self.target, self.ops, self.structure = target, ops, structure
+
+    def call(self, function: Any, *args: Any) -> Node:
+        args = tuple(self.target.copies.get(a, a) if isinstance(a, Node) else a for a in args)
+        return self.target.graph.call_function(function, args)
+
+    def derived(self, build: d.Build, *others: Node | None) -> Node:
+        return self.target.derived(Derived(build, tuple(op.weight for op in self.ops), others))
+
+    def run(self) -> None:
+        first = self.ops[0]
+        with self.target.graph.inserting_before(self.target.copies[first.node]):
+            rows = quantize_rows(self, self.structure, self._rows(first))
+            dtype = first.node.meta["example_value"].dtype
+            result = matmul(self, self.structure, rows, self._bias(), dtype)
+            if _computed(first.bias):
+                result = self.call(torch.add, result, first.bias)
+            if first.form in (Form.CONV, Form.LEFT):
+                result = self.call(conv_result if first.form is Form.CONV else left_result, result)
+            parts = [result] if len(self.ops) == 1 else self._split(result)
+        for op, part in zip(self.ops, parts, strict=True):
+            old = self.target.copies[op.node]
+            part.meta.update(old.meta)
+            old.replace_all_uses_with(part)
+            self.target.erase_upwards(old)
+
+    def _rows(self, op: LinearOp) -> Node:
+        if op.form is Form.CONV:
+            return self.call(conv_rows, op.x, tuple(op.weight.meta["example_value"].shape[2:]))
+        return self.call(left_rows, op.x) if op.form is Form.LEFT else self.target.copies[op.x]
+
+    def _bias(self) -> Node | None:
+        own = [None if _computed(op.bias) else op.bias for op in self.ops]
+        return self.derived(d.bias, *own) if self.structure.shift or any(own) else None
+
+    def _split(self, result: Node) -> list[Node]:
+        widths = [op.node.meta["example_value"].shape[-1] for op in self.ops]
+        starts = [sum(widths[:i]) for i in range(len(widths))]
+        return [self.call(torch.narrow, result, -1, s, w) for s, w in zip(starts, widths, strict=True)]

@@ -1,7 +1,6 @@
 """C++ operators compiled by Inductor's own code cache: no build step, one compilation per machine and source."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch._inductor.codecache import CppCodeCache
@@ -29,7 +28,7 @@ def has_compiler() -> bool:
 
 
 @functools.cache
-def load_operators(sources: Sequence[Path], flags: Sequence[str] = ()) -> None:
+def load_operators(sources: tuple[Path, ...], flags: tuple[str, ...] = ()) -> None:
     """Compile ``sources``, joined in the given order into one file, and run their operator registrations.
 
     One file, because the code cache keys on text: a header it does not see would not be noticed when it changes.
@@ -39,7 +38,7 @@ def load_operators(sources: Sequence[Path], flags: Sequence[str] = ()) -> None:
     """
     code = "\n".join(f'#line 1 "{source.name}"\n{source.read_text()}' for source in sources)
     try:
-        _TorchCppCodeCache.load(code, device_type="cpu", extra_flags=tuple(flags))
+        _TorchCppCodeCache.load(code, device_type="cpu", extra_flags=flags)
     except CppCompileError as error:
         raise UnsupportedError(f"the C++ compiler failed: {error}", where=sources[-1].name,
                                remedy="install a C++20 compiler (g++ 11 or later), or compile with "

@@ -180,7 +180,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         **_LM,
     ),
     "bloom": Architecture(
-        _hf("BloomConfig", "BloomForCausalLM", {}, vocab_size=VOCABULARY, hidden_size=WIDTH, n_layer=LAYERS, n_head=HEADS),
+        _hf(
+            *("BloomConfig", "BloomForCausalLM", {"vocab_size": VOCABULARY, "hidden_size": WIDTH}),
+            **{"n_layer": LAYERS, "n_head": HEADS},
+        ),
         *(_left_padded, 8, 1, 2, 6),
         **_LM,
     ),

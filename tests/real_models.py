@@ -1,5 +1,7 @@
 """Fixtures with real models and real text; each skips, saying why, where its package or its file is absent."""
 
+from collections.abc import Callable
+
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -32,7 +34,7 @@ def smollm2() -> Loaded:
     return _load(models.smollm2)
 
 
-def _load(builder) -> Loaded:
+def _load(builder: Callable[[], Loaded]) -> Loaded:
     disable_progress_bar()
     try:
         return builder()

@@ -1,9 +1,11 @@
 """torchqx: quantization as a PyTorch compiler pass."""
 
 from torchqx import handlers as _handlers  # noqa: F401  registers the recipes with torchao
+from torchqx import registries as _registries  # noqa: F401  lets torch, torchao and transformers rebuild storage tensors
 from torchqx import storage_ops as _storage_ops  # noqa: F401  registers what storage tensors do in eager mode
 from torchqx.backend import torchqx_backend
 from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
+from torchqx.checkpoint import load, save
 from torchqx.explain import Report, explain
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.storage import QuantizedWeight
@@ -18,8 +20,10 @@ __all__ = [
     "abandon",
     "convert",
     "explain",
+    "load",
     "prepare",
     "quantize",
+    "save",
     "torchqx_backend",
     "whole_model",
 ]

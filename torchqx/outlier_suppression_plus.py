@@ -17,7 +17,7 @@ class OutlierSuppressionPlusConfig(AffineRecipe):
     """
 
     shift: Literal["auto"] | bool = "auto"
-    grid_steps: int | None = 20
+    grid_steps: int | None = 14
 
     def solver(self) -> Solver:
         return OutlierSuppressionPlusSolver(shift=self.shift, steps=self.grid_steps)

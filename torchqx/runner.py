@@ -116,13 +116,16 @@ class GraphRunner:
         return Binding([(i, args[i]) for i in sorted(watched)], executable, inputs)
 
     def _derive(self, item: Derived, weights: dict[Node, QuantizedWeight], args: Sequence[Any]) -> Tensor:
-        weight, *others = [weights.get(n, args[self.position[n]]) for n in item.sources]
-        key = (item.build, tuple((id(o), version_of(o)) for o in others))
-        made = self.derived.setdefault(weight, {})
-        if key not in made:
+        first, *rest = [weights[n] for n in item.weights]
+        others = [None if n is None else args[self.position[n]] for n in item.others]
+        versions = [None if o is None else (id(o), version_of(o)) for o in others]
+        made = self.derived.setdefault(first, {})
+        key = (item.build, tuple(map(id, rest)))
+        if key not in made or made[key][0] != versions:
             with torch.inference_mode(False), torch.no_grad():
-                made[key] = item.build(weight, *others)
-        return made[key]
+                value = item.build([first, *rest], others)
+            made[key] = versions, rest, value  # ``rest`` is held so that its ids stay its own
+        return made[key][2]
 
 
 def structures_of(ops: list[tuple[LinearOp, QuantizedWeight]]) -> dict[Node, OpStructure]:

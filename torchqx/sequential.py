@@ -4,7 +4,7 @@ All remembered batches walk through the graph side by side, node by node, so tha
 and only live values are held.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,20 +14,18 @@ from torch.fx.node import map_arg
 
 from torchqx.calibration import Watch
 from torchqx.fx_passes.sites import Form, LinearOp, LinearSite
+from torchqx.progress import Progress
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
 from torchqx.session import Session
 from torchqx.site_state import SiteState
 from torchqx.storage import QuantizedWeight
 
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-
-
 def solve_sequentially(session: Session, progress: Progress) -> None:
     """Solve every site of the graphs that the session's remembered calls went through, in graph order.
 
     Args:
-        progress: wraps the loop over a graph's nodes; see :data:`torchqx.workflow.Progress`.
+        progress: wraps the loop over a graph's nodes; see :data:`torchqx.progress.Progress`.
     """
     for runner in dict.fromkeys(runner for runner, _ in session.batches):
         batches = [args for other, args in session.batches if other is runner]

@@ -48,7 +48,7 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
         problem_rows = LinearProblem(record.key, low, high, matrices, problem.biases, [Sample(rows)], quantizer,
                                      problem.weight)
         error = measure(problem_rows, solution)
-        errors[_name(quantizer)] = error
+        errors[describe(quantizer)] = error
         if error <= recipe.budget() or recipe.activation != "auto":
             chosen = quantizer, solution, error
             break
@@ -74,7 +74,7 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
     record.status, record.error, record.loss = "quantized", error, float(solution.loss)
     record.transforms = [type(t).__name__.lower() for t in parameters.transforms]
     record.placement = "online" if parameters.transforms else ""
-    record.activation, record.weight = _name(quantizer), _name(parameters.weight)
+    record.activation, record.weight = describe(quantizer), describe(parameters.weight)
     record.expected_gain = FLOAT_TO_INT8_TIME[weights[0].dtype]
     record.bytes_after = sum(m.numel() + 4 * m.shape[:-1].numel() for m in matrices)
     if len(errors) > 1:
@@ -82,7 +82,8 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
     state.release()
 
 
-def _name(q: AffineQuantizer) -> str:
+def describe(q: AffineQuantizer) -> str:
+    """A quantizer in the report's words: "u8 affine per tensor, static"."""
     size = "" if q.group_size is None else f" of {q.group_size}"
     kind = f"{'s' if q.signed else 'u'}{q.bits} {'symmetric' if q.symmetric else 'affine'}"
     return f"{kind} per {q.granularity}{size}" + ("" if q.signed else ", dynamic" if q.dynamic else ", static")

@@ -20,6 +20,7 @@ from torchqx.errors import AlreadyQuantizedError, CheckpointError, ShapeError
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
 from torchqx.transforms import Scale, Shift, Transform
+from torchqx.validate import check
 
 
 def encode_quantizer(quantizer: AffineQuantizer) -> str:
@@ -74,6 +75,15 @@ class QuantizedWeight(TorchAOBaseTensor):
         self.weight_quantizer, self.activation_quantizer, self.plan = weight_quantizer, activation_quantizer, plan
         self.zero_point, self.act_pre_scale = zero_point, act_pre_scale
         self.scale_and_zero, self.per_tensor_scale = scale_and_zero, per_tensor_scale
+
+    def __setstate__(self, state: Any) -> None:
+        """What unpickling (``torch.load``) ends with. Raises CheckpointError for components that do not fit together."""
+        super().__setstate__(state)
+        check(self)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Integers have no gradient, so this stays False (loaders switch it on for all that is floating point)."""
+        return self
 
     @classmethod
     def __metadata_guard__(cls, original: Any, other: Any) -> bool:

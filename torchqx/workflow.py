@@ -16,15 +16,14 @@ from torchqx.errors import (
     TorchqxError,
     UnsupportedError,
 )
+from torchqx.huggingface import attach
 from torchqx.plan import SiteRecord, records_to_json
+from torchqx.progress import Progress, quiet
 from torchqx.recipe import AffineRecipe
 from torchqx.sequential import solve_sequentially
 from torchqx.session import Session
 from torchqx.site_state import SiteState
 from torchqx.storage import QuantizedWeight
-
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-"""Hands on the items of a long loop, whose name is the second argument, and may show how far it is."""
 
 SESSION = "_torchqx_session"
 RECORDS = "_torchqx_records"
@@ -79,11 +78,6 @@ def abandon(model: Module) -> Module:
     return model
 
 
-def quiet(items: Iterable[Any], what: str) -> Iterable[Any]:
-    """A :data:`Progress` that shows nothing."""
-    return items
-
-
 def convert(model: Module, progress: Progress = quiet) -> Module:
     """Solve every site of a prepared and calibrated model and put integer weights in place. Returns ``model``.
 
@@ -112,7 +106,7 @@ def convert(model: Module, progress: Progress = quiet) -> Module:
         session.solve(progress([s for s in states if s.calibrating], "solving"))
         replace_weights(model, states, session.records_in(model))
     abandon(model)
-    return model
+    return attach(model, session.recipe)
 
 
 def quantize(model: Module, recipe: AffineRecipe, calibration: Iterable[Any],

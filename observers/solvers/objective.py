@@ -51,7 +51,7 @@ class Objective:
 
     def __call__(self, transform: Transform, bounds: Range) -> float:
         """The loss; infinite for a transform that overflows. ``bounds``: the range of a static activation."""
-        layers = coded(self.problem, self.members, transform)
+        layers = quantized(self.problem, self.members, transform)
         noise = 0.0
         for sample, targets in zip(self.samples, self.targets, strict=True):
             x = transform.activation(sample.x.float())
@@ -85,7 +85,9 @@ class Objective:
         return rows[:: math.ceil(len(rows) / limit)]
 
 
-def coded(problem: LinearProblem, members: Members, transform: Transform) -> list[tuple[CodedLinear, Tensor | None]]:
+def quantized(
+    problem: LinearProblem, members: Members, transform: Transform
+) -> list[tuple[CodedLinear, Tensor | None]]:
     """Each member with W · s quantized, and its bias b + W z."""
     return [
         (CodedLinear(problem.activation, problem.weight, transform.weight(w)), transform.bias(w, b))
@@ -120,7 +122,7 @@ def measure(problem: LinearProblem, solution: LinearSolution) -> float:
         noise = [x.new_zeros(len(x)) for x, _, _ in parts]
         power = [x.new_zeros(len(x)) for x, _, _ in parts]
         for weight, bias in zip(problem.weights, problem.biases, strict=True):
-            ((layer, moved),) = coded(problem, [(weight, bias)], transform)
+            ((layer, moved),) = quantized(problem, [(weight, bias)], transform)
             for i, (x, transformed, span) in enumerate(parts):
                 exact = F.linear(x, weight, bias)
                 power[i] += exact.square().sum(-1)
@@ -129,6 +131,7 @@ def measure(problem: LinearProblem, solution: LinearSolution) -> float:
 
 
 def no_rows(problem: LinearProblem) -> NoCalibrationDataError:
+    """What is raised when the samples hold no row that counts."""
     return NoCalibrationDataError("no rows to measure on", where=problem.site,
                                   remedy="run calibration batches that reach this site, not all padding.")
 

@@ -1,0 +1,156 @@
+"""The command line: ``torchqx quantize``, ``torchqx explain`` and ``torchqx bench``."""
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
+from torchqx.cli_bench import bench, threads, timings_table
+from torchqx.cli_data import Sampling, is_text, tensor_batches, text_batches
+from torchqx.cli_models import Source, check_output
+from torchqx.errors import ConfigError, TorchqxError
+from torchqx.explain import Report, explain
+from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
+from torchqx.progress import STDERR, bar, working
+from torchqx.recipe import AffineRecipe, make_recipe
+from torchqx.workflow import quantize
+
+RECIPES = {"osplus": OutlierSuppressionPlusConfig, "smoothquant": SmoothQuantConfig, "minmax": MinMaxConfig}
+WIDTH_OUTSIDE_TERMINALS = 180
+MIB = 2**20
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Saved = Annotated[str, typer.Argument(metavar="DIR", help="What `torchqx quantize` wrote.")]
+
+
+def readable(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with its typed errors as one line on stderr and exit code 2, unless --debug is given."""
+
+    @functools.wraps(command)
+    def call(*args: Any, debug: bool, **options: Any) -> None:
+        try:
+            command(*args, debug=debug, **options)
+        except TorchqxError as error:
+            if debug:
+                raise
+            STDERR.print(f"{type(error).__name__}: {' '.join(str(error).split())}", style="red", markup=False,
+                         highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+
+    return call
+
+
+@app.command("quantize")
+@readable
+def quantize_command(
+    model: Annotated[str, typer.Argument(help="Hugging Face directory, hub name, GGUF file, or directory with one.")],
+    data: Annotated[Path, typer.Option(help="Text, .json, .jsonl, .csv, .tsv; or tensors in .npz, .pt.")],
+    output: Annotated[Path, typer.Option(help="Directory for the quantized model.")],
+    recipe: Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.")] = "osplus",
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE",
+                                                       help="A field of the recipe, such as weight_bits=6.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the text in a table.")] = None,
+    samples: Annotated[int, typer.Option(help="Samples to calibrate on.")] = 128,
+    length: Annotated[int, typer.Option(help="Tokens in a sample, at most.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Samples in a call.")] = 4,
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32 or bfloat16.")] = "auto",
+    debug: Debug = False,
+) -> None:
+    """Quantize MODEL, calibrated on a file, and save it."""
+    chosen, sampling = read_recipe(recipe, settings or []), Sampling(samples, length, batch_size)
+    text, source = is_text(data), Source.find(model)
+    check_output(output, source)
+    with working(f"loading {Path(model).name}"):
+        loaded = source.float_model(dtype)
+    if text:
+        batches = text_batches(data, column, loaded, source.tokenizer(), sampling)
+    else:
+        batches = tensor_batches(data, loaded, sampling)
+    quantize(loaded, chosen, batches, progress=bar)
+    report = explain(loaded)
+    with working(f"saving {output.name}"):
+        source.save(loaded, output, report.to_json(indent=2))
+    stdout().print(summary_line(report, output))
+
+
+@app.command("explain")
+@readable
+def explain_command(directory: Saved, as_json: Json = False, debug: Debug = False) -> None:
+    """Print every site of a quantized model, what was done with it, and why."""
+    report = explain(load(directory))
+    if as_json:
+        typer.echo(report.to_json(indent=2))
+    else:
+        stdout().print(report)
+
+
+@app.command("bench")
+@readable
+def bench_command(
+    directory: Saved,
+    batch: Annotated[int, typer.Option(min=1, help="Samples in a call.")] = 1,
+    length: Annotated[int, typer.Option(min=1, help="Tokens in a sample.")] = 128,
+    thread_count: Annotated[int | None, typer.Option("--threads", min=1, help="Default: as many as cores.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time a quantized model beside compiled float32 and bfloat16 with the same weights, all in one run."""
+    model = load(directory)
+    explain(model)  # the typed error for a model that is not quantized, before minutes of compiling
+    with threads(thread_count) as count:
+        timings = bench(model, batch, length, progress=bar)
+    if as_json:
+        shape = {"batch": batch, "length": length, "threads": count, "cores": os.cpu_count()}
+        typer.echo(json.dumps(shape | {"arms": [asdict(t) for t in timings]}, indent=2))
+    else:
+        stdout().print(timings_table(timings, f"{type(model).__name__}, {batch} x {length}, {count} threads"))
+
+
+def load(directory: str) -> Any:
+    """A quantized model from disk."""
+    with working(f"loading {Path(directory).name}"):
+        return Source.find(directory).quantized_model()
+
+
+def read_recipe(name: str, settings: list[str]) -> AffineRecipe:
+    """The recipe ``name`` with "field=value" settings; a value is JSON, or else plain text. Raises ConfigError."""
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name!r}", where="--recipe", remedy=f"choose one of {', '.join(RECIPES)}.")
+    values: dict[str, Any] = {}
+    for setting in settings:
+        field, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"{setting!r} has no value", where="--set", remedy="write field=value.")
+        try:
+            values[field] = json.loads(text)
+        except json.JSONDecodeError:
+            values[field] = text
+    return make_recipe(RECIPES[name], values)
+
+
+def summary_line(report: Report, output: Path) -> str:
+    """How many sites of which kind, the memory, and where it is."""
+    summary = report.summary()
+    linear = ", ".join(f"{count} {status}" for status, count in summary["sites"].get("linear", {}).items())
+    return (f"linear sites: {linear}; their weights {summary['bytes_before'] / MIB:.1f} → "
+            f"{summary['bytes_after'] / MIB:.1f} MiB; saved in {output}")
+
+
+def stdout() -> Console:
+    """Where results go; wide enough for the tables where nobody set a width."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_OUTSIDE_TERMINALS)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,24 @@
+"""The lists that torch, torchao, and through it transformers, consult before they rebuild anything of ours from a file."""
+
+from typing import Any
+
+import torch
+from torchao.core.config import ALLOWED_AO_MODULES
+from torchao.prototype.safetensors.safetensors_utils import ALLOWED_CLASSES, ALLOWED_TENSORS_SUBCLASSES
+
+from torchqx.quantizers import AffineQuantizer
+from torchqx.storage import QuantizedWeight
+from torchqx.validate import check
+
+
+def rebuild_quantized_weight(**components: Any) -> QuantizedWeight:
+    """What torchao's safetensors reader calls with the components from a file. Raises CheckpointError unless they fit."""
+    weight = QuantizedWeight(**components)
+    check(weight)
+    return weight
+
+
+ALLOWED_AO_MODULES.add("torchqx")
+ALLOWED_CLASSES[QuantizedWeight.__name__] = rebuild_quantized_weight
+ALLOWED_TENSORS_SUBCLASSES.append(QuantizedWeight.__name__)
+torch.serialization.add_safe_globals([QuantizedWeight, AffineQuantizer])
