@@ -19,6 +19,7 @@ from torch.fx import GraphModule, Node, Proxy
 from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer
 from torch.nn import functional as F
+
 from torchqx.fx_passes.sites.keys import source_path
 from torchqx.fx_passes.sites.ops import argument, fake, op_name
 

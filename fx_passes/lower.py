@@ -4,7 +4,7 @@
 |---|---|---|---|
 | packed | CPU with AVX512-VNNI | symmetric, per channel or tensor | per tensor or token |
 | plain | any device | the same | the same |
-| experts | any device | the same, stacked | the same |
+| experts | any device | any, stacked | any |
 | general | any device | any | any |
 """
 
@@ -19,12 +19,12 @@ from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.sites import Form, LinearOp
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten, int8_linear_general_aten
 from torchqx.inductor_kernels.int8_linear.cpu import is_supported
-from torchqx.inductor_kernels.int8_linear.experts import int8_experts_aten
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_group, quantize_per_token, quantize_static
 
 from torchqx.quantizers import AffineQuantizer
 
 PACKED = torch.ops.torchqx.int8_linear.default
+EXPERTS = torch.ops.torchqx.int8_experts.default
 NO_REQUANTIZE = (None, None, 0, 255)
 
 
@@ -81,13 +81,13 @@ def matmul(emit: Emitter, structure: OpStructure, rows: tuple[Node, Any, Any], b
     codes, scale, zero = rows
     if not structure.activation.dynamic:
         scale, zero = emit.derived(d.act_scale), emit.derived(d.act_zero)
+    zero_point = None if structure.weight.symmetric else emit.derived(d.weight_zero)
     if emit.ops[0].form is Form.EXPERTS:
-        result = emit.call(int8_experts_aten, codes, emit.derived(d.plain), emit.derived(d.weight_scale),
-                           emit.derived(d.column_sum), scale, zero, bias, emit.ops[0].offsets)
+        result = emit.call(EXPERTS, codes, emit.derived(d.plain), emit.derived(d.weight_scale),
+                           emit.derived(d.column_sum), scale, zero, bias, emit.ops[0].offsets, zero_point)
         return emit.call(Tensor.to, result, dtype)
     tail = (scale, zero, bias, "none", None, *NO_REQUANTIZE, dtype)
     if not is_simple(structure):
-        zero_point = None if structure.weight.symmetric else emit.derived(d.weight_zero)
         return emit.call(int8_linear_general_aten, codes, emit.derived(d.plain), emit.derived(d.weight_scale),
                          zero_point, *tail)
     kernel, data = (PACKED, d.packed) if is_supported(structure.device) else (int8_linear_aten, d.plain)

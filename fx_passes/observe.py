@@ -22,10 +22,12 @@ class ObservingInterpreter(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
-        if n in self.keep:
-            self.kept[n] = value.detach().clone() if isinstance(value, Tensor) else value
-        if (seen := self.watch.get(n)) is not None:
-            seen(value)
+        seen = self.watch.get(n)
+        with torch.inference_mode(False), torch.no_grad():  # what is kept may be read outside inference mode
+            if n in self.keep:
+                self.kept[n] = value.detach().clone() if isinstance(value, Tensor) else value
+            if seen is not None:
+                seen(value)
         return value
 
 

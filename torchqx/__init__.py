@@ -10,6 +10,7 @@ from torchqx.explain import Report, explain
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.storage import QuantizedWeight
 from torchqx.workflow import abandon, convert, prepare, quantize, whole_model
+from torchqx.versions import check_torch
 
 __all__ = [
     "MinMaxConfig",
@@ -27,3 +28,5 @@ __all__ = [
     "torchqx_backend",
     "whole_model",
 ]
+
+check_torch()

@@ -82,7 +82,7 @@ def refuse(error: TorchqxError) -> Callable[..., Any]:
 
 def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Session, lowering: str = "inductor",
                  inductor_options: dict[str, Any] | None = None) -> GraphRunner:
-    """The callable for one graph: finds its sites, and tells the session about all that is not linear."""
+    """The callable for one graph."""
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
     parameters = {n: e for n, e in zip(placeholders, example_inputs, strict=True) if isinstance(e, Parameter)}
     for node, value in parameters.items():
@@ -93,11 +93,14 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
     traced = TracedInputs(placeholders, example_inputs)
     canonicalize(gm)
     sites = find_sites(gm, parameters)
-    session.add_records({names[n]: p for n, p in parameters.items()}, other_records(sites))
+    broken = getattr(gm, "compile_subgraph_reason", None)
+    if broken is not None and broken.graph_break:
+        for op in (op for site in sites.linears for op in site.ops):
+            op.is_head = False  # what reads it is in another graph
     if parameters and not sites.linears:
         warnings.warn("a graph with parameters has no weighted matmul that torchqx knows; it is compiled as it is",
                       TorchqxWarning, stacklevel=2)
-    return GraphRunner(gm, traced, sites, names, session, lowering, inductor_options or {})
+    return GraphRunner(gm, traced, sites, names, other_records(sites), session, lowering, inductor_options or {})
 
 
 def parameter_name(placeholder: Node) -> str:

@@ -118,16 +118,18 @@ class Calibration:
         mask = args[self.runner.position[self.sites.padding_mask]]
         return ~mask.bool() if self.sites.padding_mask_marks_padding else mask
 
-    def __call__(self, args: Sequence[Any]) -> Any:
-        """The float result of the call, with its statistics taken; solves the sites that have seen enough."""
-        states = self.states(args)
-        watch = Watch(states, self.regions, self.padding(args))
-        self.session.remember(self.runner, args)
+    def __call__(self, args: Sequence[Any]) -> tuple[Any, list[SiteState]]:
+        """The float result of the call, and the states that took its statistics.
+
+        Whatever outlives the call is made outside inference mode, so that the next call need not be in it too.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            states = self.states(args)
+            watch = Watch(states, self.regions, self.padding(args))
+            self.session.remember(self.runner, args)
         interpreter = ObservingInterpreter(self.runner.gm, watch.activations(), watch.kept())
         with torch.no_grad():
             outputs = interpreter.run(*args)
+        with torch.inference_mode(False), torch.no_grad():
             watch.finish(interpreter.kept)
-        if not self.session.calibration_only:
-            seen = dict.fromkeys(s for members in states.values() for s in members)
-            self.session.solve([s for s in seen if s.calls >= self.session.recipe.calibration_steps])
-        return outputs
+        return outputs, list(dict.fromkeys(s for members in states.values() for s in members))

@@ -5,7 +5,7 @@ metadata), with two more metadata entries:
 
 | entry | content |
 |---|---|
-| ``torchqx`` | JSON: format version; digests: tensor -> SHA-256; tied: name -> the name it shares its tensor with; records |
+| ``torchqx`` | JSON: format version; digests: tensor -> SHA-256; tied: name -> whose tensor it shares; records |
 | ``torchqx_digest`` | SHA-256 of all other metadata |
 
 The digests find truncation and accidents at about 0.3 s for 150 MB. Who forges a file can compute them again.
@@ -74,7 +74,7 @@ def write(checkpoint: Checkpoint, file: Path) -> None:
 
 
 def read(file: Path) -> Checkpoint:
-    """The inverse of :func:`write`. Raises CheckpointError, naming the tensor, for anything but a file as it was written."""
+    """The inverse of :func:`write`. Raises CheckpointError, naming the tensor, for a file that was changed."""
     tensors, metadata = _contents(file)
     if EXTRA not in metadata:
         raise CheckpointError("was not written by torchqx.save", where=str(file),
@@ -135,9 +135,9 @@ def _dotted(name: str) -> str:
 
 
 def _storable(name: str, value: Any) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise UnsupportedError(f"an extra state of type {type(value).__name__}", where=name,
-                               remedy="save it beside the checkpoint.")
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        kind = value.layout if isinstance(value, Tensor) else type(value).__name__
+        raise UnsupportedError(f"an entry of type {kind}", where=name, remedy="save it beside the checkpoint.")
     value = value.detach()
     # A copy where memory is shared with another entry: safetensors refuses that.
     return value.clone(memory_format=torch.contiguous_format) if type(value) is Tensor else value

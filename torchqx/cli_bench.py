@@ -95,7 +95,7 @@ def dequantized(model: Module) -> Module:
 
 
 def model_inputs(model: Any, batch: int, length: int) -> dict[str, Any]:
-    """Random inputs: tokens for a text model (a decoder computes the last token's logits alone), images for a vision one.
+    """Random inputs: tokens for text models (decoders compute the last token's logits alone), images for vision ones.
 
     Raises UnsupportedError for a model that reads anything else.
     """

@@ -12,9 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Module
 
-from torchqx.errors import CalibrationError, ConfigError, NoCalibrationDataError, NonFiniteError, ShapeError, UnsupportedError
+from torchqx.errors import (
+    CalibrationError,
+    ConfigError,
+    NoCalibrationDataError,
+    NonFiniteError,
+    ShapeError,
+    UnsupportedError,
+)
 
 Batch = dict[str, Tensor]
 TENSORS = (".npz", ".pt")

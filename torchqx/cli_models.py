@@ -120,7 +120,7 @@ class Source:
 
 
 def model_class(config: Any) -> Any:
-    """The class that ``config.architectures`` names, so that heads come along; AutoModel where it names none we have."""
+    """The class that ``config.architectures`` names, so that heads come along; AutoModel where that is none we have."""
     for name in config.architectures or ():
         if hasattr(transformers, name):
             return getattr(transformers, name)

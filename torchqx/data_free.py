@@ -35,8 +35,8 @@ def quantize_without_data(module: Linear, recipe: AffineRecipe) -> Linear:
                                     remedy="start from the float model.")
     weight, spec = module.weight, recipe.weight_quantizer()
     quantized = quantize_weight(weight, WeightLayout.OUT_IN, KEY, SiteParameters(quantizer, spec))
-    record = SiteRecord(KEY, "linear", "quantized", operations=[KEY], weights=["weight"], activation=describe(quantizer),
-                        weight=describe(spec), bytes_before=weight.numel() * weight.element_size(),
+    record = SiteRecord(KEY, "linear", "quantized", operations=[KEY], weights=["weight"],
+                        activation=describe(quantizer), weight=describe(spec), bytes_before=weight.nbytes,
                         bytes_after=quantized.qdata.numel() + 4 * quantized.scale.numel(), macs=weight.numel())
     quantized.plan = records_to_json([record])
     module.weight = Parameter(quantized, requires_grad=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import SymInt, Tensor
+from torch._dynamo.convert_frame import compile_lock
 from torch._guards import TracingContext, tracing
 from torch._inductor.compile_fx import compile_fx
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,6 +22,7 @@ class TracedInputs:
 
     Attributes:
         fake: placeholder -> FakeTensor, SymInt, or a constant.
+        guarded: how many of the guards on sizes Dynamo itself checks; None until the first lowering.
     """
 
     def __init__(self, placeholders: Sequence[Node], example_inputs: Sequence[Any]) -> None:
@@ -28,6 +30,7 @@ class TracedInputs:
         self.fake = {n: n.meta.get("example_value", e) for n, e in zip(placeholders, example_inputs, strict=True)}
         modes = [v.fake_mode for v in self.fake.values() if isinstance(v, torch._subclasses.FakeTensor)]
         self.mode = modes[0] if modes else FakeTensorMode()
+        self.guarded: int | None = None
         self.symbols = [i for i, n in enumerate(placeholders) if isinstance(self.fake[n], SymInt)]
 
 
@@ -50,15 +53,19 @@ class Executable:
             return
         values = iter(derived)
         environment = self.traced.mode.shape_env
-        before = 0 if environment is None else len(environment.guards)
-        with torch.no_grad(), tracing(TracingContext(self.traced.mode)):
+        if self.traced.guarded is None:
+            self.traced.guarded = 0 if environment is None else len(environment.guards)
+        with compile_lock, torch.inference_mode(False), torch.no_grad(), tracing(TracingContext(self.traced.mode)):
             fakes = [self.traced.mode.from_tensor(next(values), static_shapes=True) if isinstance(item, Derived)
                      else self.traced.fake[item] for item in self.graph.inputs]
-            self.compiled = compile_fx(self.graph.module, fakes, config_patches=self.options)
-        if environment is not None and len(environment.guards) > before and self.traced.symbols:
-            # Dynamo has made its guards already, so shapes that lowering came to rely on are checked here.
+            compiled = compile_fx(self.graph.module, fakes, config_patches=self.options)
+        if environment is not None and len(environment.guards) > self.traced.guarded and self.traced.symbols:
+            # Dynamo has made its guards already, so sizes that this lowering, or one before it, came to rely on are
+            # checked here.
             symbols = [self.traced.fake[self.traced.placeholders[i]] for i in self.traced.symbols]
-            self._guards = environment.produce_guards_expression(symbols, guards=environment.guards[before:])
+            self._guards = environment.produce_guards_expression(
+                symbols, guards=environment.guards[self.traced.guarded:])
+        self.compiled = compiled
 
     def __call__(self, args: Sequence[Any], inputs: list[Any]) -> Any:
         """Run on ``inputs``; ``args`` are the original graph's arguments, for the sizes among them."""

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -10,8 +10,9 @@ from rich.table import Table
 from torch.nn import Module
 
 from torchqx.errors import NotPreparedError
+from torchqx.full_names import linear_records, other_records, prefix, renamed
 from torchqx.plan import SiteRecord, records_from_json
-from torchqx.session import SESSIONS, Session
+from torchqx.session import SESSIONS
 from torchqx.storage import QuantizedWeight
 from torchqx.workflow import RECORDS, SESSION, unwrap
 
@@ -78,9 +79,8 @@ def explain(model: Module) -> Report:
     model = unwrap(model)
     records = _stored(model)
     sessions = [model.__dict__[SESSION]] if SESSION in model.__dict__ else SESSIONS.of(model)
-    names = {id(p): n for n, p in model.named_parameters(remove_duplicate=False)}
     for session in sessions:
-        for record in _live(model, session, names):
+        for record in [*linear_records(session, model).values(), *other_records(session, model)]:
             if record.key not in records:
                 records[record.key] = record
     if not records:
@@ -98,29 +98,5 @@ def _stored(model: Module) -> dict[str, SiteRecord]:
             records = records_from_json(parameter.plan)
             # A linear converted on its own calls its weight "weight"; its record takes the place in the model.
             local = records[0].weights[0] if records and records[0].weights else name
-            found += [_renamed(r, _prefix(local, name)) for r in records]
+            found += [renamed(r, prefix(local, name)) for r in records]
     return {r.key: r for r in found}
-
-
-def _live(model: Module, session: Session, names: dict[int, str]) -> list[SiteRecord]:
-    """Records of a session. A layer compiled on its own names its sites from itself: the full name is put back."""
-    records = []
-    for state in session.states_in(model):
-        name = names.get(id(state.weights()[0]), "")
-        records.append(_renamed(state.record, _prefix(state.record.weights[0], name)))
-    for parameter in model.parameters():
-        for local, record in (session.graph_records.get(parameter) or {}).values():
-            records.append(_renamed(record, _prefix(local, names.get(id(parameter), ""))))
-    return records
-
-
-def _renamed(record: SiteRecord, prefix: str) -> SiteRecord:
-    def full(key: str) -> str:
-        return (prefix + key).replace(".:", ":")
-
-    return replace(record, key=full(record.key), operations=[full(o) for o in record.operations],
-                   weights=[prefix + w for w in record.weights])
-
-
-def _prefix(local: str, full: str) -> str:
-    return full.removesuffix(local) if full.endswith(local) else ""

@@ -4,6 +4,7 @@ from torch.nn import Linear, Module
 from torchao.quantization.transform_module import register_quantize_module_handler
 
 from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
+from torchqx.data_free import quantize_without_data
 from torchqx.errors import ConfigError
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.recipe import AffineRecipe
@@ -20,6 +21,8 @@ def apply_step(module: Module, recipe: AffineRecipe) -> Module:
         return prepare_linear(module, recipe) if single else prepare(module, recipe)
     if recipe.step == "convert":
         return convert_linear(module) if single else convert(module)
+    if single:
+        return quantize_without_data(module, recipe)
     raise ConfigError("quantize_ needs to know which step this is", where="step",
                       remedy="give step='prepare', calibrate, then step='convert'; or call torchqx.quantize.")
 

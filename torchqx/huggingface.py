@@ -20,8 +20,8 @@ def attach(model: Module, config: AOBaseConfig) -> Module:
     ``from_pretrained`` in any process that has imported torchqx. Returns ``model``.
 
     Args:
-        config: what the model was quantized with: a recipe, or torchao's FqnToConfig. It is saved as information; loading
-            does not quantize again.
+        config: what the model was quantized with: a recipe, or torchao's FqnToConfig. It is saved as information;
+            loading does not quantize again.
     """
     if isinstance(config, AffineRecipe):
         config = replace(config, step=None)

@@ -21,7 +21,8 @@ class SiteRecord:
         operations: keys of the weighted matmuls in the site.
         weights: names of their parameters as the traced module spells them.
         transforms: names of the transforms on the activation, in order.
-        placement: "folded" into the producing norm, "online" at the consumer's input, or "" without a transform.
+        placement: where the transform acts: "in the quantizer" (its multiplier and addend hold it: no work of its
+            own), "online" before it, or "" without a transform.
         activation, weight: quantizers, e.g. "u8 tensor static", "s8 channel".
         solver: what solved it; loss: its relative loss (compared tensor named in ``loss_on``).
         error: relative output error per token of what was chosen.

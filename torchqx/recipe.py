@@ -30,9 +30,11 @@ class AffineRecipe(AOBaseConfig):
         weight_symmetric, activation_symmetric: a range around zero instead of the tight one.
         weight_granularity: "tensor", "channel", or "group" (of ``weight_group_size``).
         activation: "static" per tensor; "token": per token at run time; "group": per ``activation_group_size``
-            elements of a token at run time; "auto": static where the site's error stays within the budget, else per
-            token, else the site stays float.
-        error_budget: largest relative output error per token of a site at 8 bits; doubled for each bit fewer.
+            elements of a token at run time; "auto": each site the cheapest that its errors allow.
+        error_budget: with "auto", the relative output error per token up to which a site is static; above it, it
+            steps to per-token quantizers where those are better.
+        error_limit: with "auto", the error above which a site stays float whatever the quantizer. Both hold at 8 bits
+            and double with each bit fewer, as the quantizer's step does.
         statistics: of the sampled rows, what gives a static range.
         calibration: "parallel": every site sees the float model's activations; "sequential": those of the model whose
             earlier sites are quantized already.
@@ -56,6 +58,7 @@ class AffineRecipe(AOBaseConfig):
     activation: Literal["auto", "static", "token", "group"] = "auto"
     activation_group_size: int | None = None
     error_budget: float = 0.03
+    error_limit: float = 0.1
     statistics: str = "minmax"
     calibration: str = "parallel"
     calibration_steps: int = 16
@@ -75,8 +78,9 @@ class AffineRecipe(AOBaseConfig):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ConfigError(f"{getattr(self, name)!r} is not a positive integer", where=name,
                                   remedy="give 1 or more.")
-        if not self.error_budget > 0:
-            raise ConfigError(f"budget {self.error_budget}", where="error_budget", remedy="give a positive number.")
+        if not 0 < self.error_budget <= self.error_limit:
+            raise ConfigError(f"budget {self.error_budget}, limit {self.error_limit}", where="error_budget",
+                              remedy="give a positive budget, and a limit that is not below it.")
         if self.weight_granularity == "token":
             raise ConfigError("weights have no tokens", where="weight_granularity", remedy="choose 'channel'.")
         for name in ("include", "exclude"):
@@ -107,9 +111,10 @@ class AffineRecipe(AOBaseConfig):
             raise ConfigError("goes with activation 'group'", where="activation_group_size", remedy="give both.")
         return ladder[self.activation]
 
-    def budget(self) -> float:
-        """The error budget at this recipe's bits: a step of the grid doubles with each bit fewer."""
-        return self.error_budget * 2 ** (8 - min(self.weight_bits, self.activation_bits))
+    @property
+    def tolerance(self) -> float:
+        """What the error budget and limit are multiplied by at this recipe's bits."""
+        return 2.0 ** (8 - min(self.weight_bits, self.activation_bits))
 
     def selects(self, key: str) -> bool:
         return any(fnmatchcase(key, p) for p in self.include) and not any(fnmatchcase(key, p) for p in self.exclude)

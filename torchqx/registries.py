@@ -1,4 +1,4 @@
-"""The lists that torch, torchao, and through it transformers, consult before they rebuild anything of ours from a file."""
+"""The lists that torch, torchao and transformers consult before they rebuild anything of ours from a file."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from torchqx.validate import check
 
 
 def rebuild_quantized_weight(**components: Any) -> QuantizedWeight:
-    """What torchao's safetensors reader calls with the components from a file. Raises CheckpointError unless they fit."""
+    """What torchao's safetensors reader calls with a file's components. Raises CheckpointError unless they fit."""
     weight = QuantizedWeight(**components)
     check(weight)
     return weight

@@ -22,21 +22,20 @@ from torchqx.fx_passes.lower import OpStructure
 from torchqx.fx_passes.quantize import quantize_graph
 from torchqx.fx_passes.sites import GraphSites, LinearOp
 from torchqx.gradients import refuse_gradients
+from torchqx.plan import SiteRecord
+from torchqx.sequential import solve_ready
 from torchqx.session import Session
-from torchqx.site_state import version_of
 from torchqx.storage import QuantizedWeight
+from torchqx.watched import Watched, plain_part, version_of
 
 
 class Binding:
     """The graph's way of running for one set of weights; valid as long as those are the same and unwritten."""
 
-    def __init__(self, watched: Sequence[tuple[int, Tensor]], executable: Executable, inputs: list[Any]) -> None:
-        self.watched = [(i, weakref.ref(t), version_of(t)) for i, t in watched]
+    def __init__(self, watched: Watched, executable: Executable, inputs: list[Any]) -> None:
+        self.serves = watched.unchanged
         self.executable, self.inputs = executable, inputs
         self.passed = [(k, s) for k, s in enumerate(executable.sources) if isinstance(s, int)]
-
-    def serves(self, args: Sequence[Any]) -> bool:
-        return all(args[i] is ref() and version_of(args[i]) == version for i, ref, version in self.watched)
 
     def __call__(self, args: Sequence[Any]) -> Any:
         inputs = self.inputs.copy()
@@ -50,14 +49,15 @@ class GraphRunner:
 
     Args:
         names: weight placeholder -> the parameter's name in the traced module.
+        records: what the report says of the graph's other sites.
         options: Inductor's, as ``torch.compile`` takes them.
     """
 
     def __init__(self, gm: GraphModule, traced: TracedInputs, sites: GraphSites, names: dict[Node, str],
-                 session: Session, lowering: str, options: dict[str, Any]) -> None:
+                 records: list[SiteRecord], session: Session, lowering: str, options: dict[str, Any]) -> None:
         self.gm, self.traced, self.sites, self.session = gm, traced, sites, session
         self.lowering, self.options = lowering, options
-        self.names = names
+        self.names, self.records = names, records
         self.calibration = Calibration(self)
         self.position = {n: i for i, n in enumerate(traced.placeholders)}
         self.operations = [op for site in sites.linears for op in site.ops]
@@ -78,10 +78,26 @@ class GraphRunner:
         binding = self.bindings.get(key)
         if binding is None or not binding.serves(args):
             with self.session.lock:
-                if self.calibration.wanted(args):
-                    return self.calibration(args)
-                binding = self.bindings[key] = self._bind(args)
+                with torch.inference_mode(False), torch.no_grad():
+                    self._tell_of_other_sites(args)
+                    wanted = self.calibration.wanted(args)
+                if wanted:
+                    return self._calibrate(args)
+                binding = self.bindings[key] = self._bind(args, key)
         return binding(args)
+
+    def _calibrate(self, args: Sequence[Any]) -> Any:
+        outputs, states = self.calibration(args)
+        if not self.session.calibration_only:
+            with torch.inference_mode(False), torch.no_grad():
+                solve_ready(self, states, args)
+        return outputs
+
+    def _tell_of_other_sites(self, args: Sequence[Any]) -> None:
+        """The graph's records, for the report on whichever model calls. Storage tensors carry theirs with them."""
+        parameters = {name: args[self.position[n]] for n, name in self.names.items()}
+        self.session.add_records({name: p for name, p in parameters.items() if not isinstance(p, QuantizedWeight)},
+                                 self.records)
 
     def weight(self, op: LinearOp, args: Sequence[Any]) -> Tensor:
         return args[self.position[op.weight]]
@@ -94,18 +110,18 @@ class GraphRunner:
         state = self.session.states.get(weight)
         return None if state is None else state.quantized(weight)
 
-    def _bind(self, args: Sequence[Any]) -> Binding:
+    def _bind(self, args: Sequence[Any], key: int) -> Binding:
         found = {op.node: self.quantized(op, args) for op in self.operations}
         structures = {}
         for site in self.sites.linears:
             structures |= structures_of([(op, found[op.node]) for op in site.ops if found[op.node] is not None])
         stored = [n for n, i in self.position.items() if isinstance(args[i], QuantizedWeight)]
-        key = (tuple(structures.get(op.node) for op in self.operations), tuple(n.name for n in stored))
-        if key not in self.executables:
+        kind = (tuple(structures.get(op.node) for op in self.operations), tuple(n.name for n in stored))
+        if kind not in self.executables:
             graph = quantize_graph(self.gm, self.sites, structures, stored)
             fuse_epilogues(graph.module)
-            self.executables[key] = Executable(graph, self.traced, self.lowering, self.options)
-        executable = self.executables[key]
+            self.executables[kind] = Executable(graph, self.traced, self.lowering, self.options)
+        executable = self.executables[kind]
         by_weight = {op.weight: w for op in self.operations if (w := found[op.node]) is not None}
         by_weight |= {n: args[self.position[n]] for n in stored}
         inputs = [self._derive(item, by_weight, args) if isinstance(item, Derived) else None
@@ -113,19 +129,24 @@ class GraphRunner:
         executable.prepare([v for v in inputs if v is not None])
         watched = {i for s in executable.sources if isinstance(s, tuple) for i in s}
         watched |= {self.position[op.weight] for op in self.operations}
-        return Binding([(i, args[i]) for i in sorted(watched)], executable, inputs)
+        runner = weakref.ref(self)
+
+        def forget() -> None:
+            if (alive := runner()) is not None:
+                alive.bindings.pop(key, None)
+
+        return Binding(Watched(args, sorted(watched), forget), executable, inputs)
 
     def _derive(self, item: Derived, weights: dict[Node, QuantizedWeight], args: Sequence[Any]) -> Tensor:
-        first, *rest = [weights[n] for n in item.weights]
+        stored = [weights[n] for n in item.weights]
         others = [None if n is None else args[self.position[n]] for n in item.others]
-        versions = [None if o is None else (id(o), version_of(o)) for o in others]
-        made = self.derived.setdefault(first, {})
-        key = (item.build, tuple(map(id, rest)))
+        versions = [None if t is None else version_of(t) for t in (*stored, *others)]
+        made = self.derived.setdefault(plain_part(stored[0]), {})
+        key = (item.build, item.weights, item.others)
         if key not in made or made[key][0] != versions:
             with torch.inference_mode(False), torch.no_grad():
-                value = item.build([first, *rest], others)
-            made[key] = versions, rest, value  # ``rest`` is held so that its ids stay its own
-        return made[key][2]
+                made[key] = versions, item.build(stored, others)
+        return made[key][1]
 
 
 def structures_of(ops: list[tuple[LinearOp, QuantizedWeight]]) -> dict[Node, OpStructure]:

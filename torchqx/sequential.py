@@ -4,7 +4,7 @@ All remembered batches walk through the graph side by side, node by node, so tha
 and only live values are held.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from torchqx.calibration import Watch
+from torchqx.errors import TorchqxError
 from torchqx.fx_passes.sites import Form, LinearOp, LinearSite
-from torchqx.progress import Progress
+from torchqx.progress import Progress, quiet
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
 from torchqx.session import Session
 from torchqx.site_state import SiteState
@@ -27,13 +28,46 @@ def solve_sequentially(session: Session, progress: Progress) -> None:
     Args:
         progress: wraps the loop over a graph's nodes; see :data:`torchqx.progress.Progress`.
     """
-    for runner in dict.fromkeys(runner for runner, _ in session.batches):
-        batches = [args for other, args in session.batches if other is runner]
-        _walk(runner, batches, session, progress)
-    session.batches.clear()
+    while session.batches:
+        runner, args = session.batches[0]
+        _walk(runner, _take(runner, args), lambda state: True, progress)
 
 
-def _walk(runner: Any, batches: list[Sequence[Any]], session: Session, progress: Progress) -> None:
+def solve_ready(runner: Any, states: list[SiteState], args: Sequence[Any]) -> None:
+    """Under ``torch.compile``: solve those of ``states`` that have seen enough calls, as the recipe asks for.
+
+    Raises:
+        NonFiniteError, ...: as :func:`torchqx.solve.solve_site`; those sites then calibrate from the beginning.
+    """
+    session = runner.session
+    ready = [s for s in states if s.calibrating and s.calls >= session.recipe.calibration_steps]
+    try:
+        if ready and session.recipe.calibration == "sequential":
+            _walk(runner, _take(runner, args), ready.__contains__, quiet)
+            session.batches = [(r, a) for r, a in session.batches if r.calibration.wanted(a)]
+        else:
+            session.solve(ready)
+    except TorchqxError:
+        for state in ready:
+            if state.calibrating:
+                state.restart()
+        raise
+
+
+def _take(runner: Any, args: Sequence[Any]) -> list[Sequence[Any]]:
+    """Remove the remembered calls of ``runner`` with the weights of ``args``: layers of one class share a graph."""
+    def weights(values: Sequence[Any]) -> list[int]:
+        return [id(runner.weight(op, values)) for op in runner.operations]
+
+    kept, taken = [], []
+    for other, values in runner.session.batches:
+        mine = other is runner and weights(values) == weights(args)
+        (taken if mine else kept).append((other, values))
+    runner.session.batches = kept
+    return [values for _, values in taken]
+
+
+def _walk(runner: Any, batches: list[Sequence[Any]], wanted: Callable[[SiteState], bool], progress: Progress) -> None:
     environments = [dict(zip(runner.traced.placeholders, args, strict=True)) for args in batches]
     states = runner.calibration.states(batches[0])
     operations = {op.node: (site, op) for site in states for op in site.ops}
@@ -46,7 +80,8 @@ def _walk(runner: Any, batches: list[Sequence[Any]], session: Session, progress:
             continue
         if node in operations:
             site, op = operations[node]
-            _solve(runner, site, states[site], environments, batches, session)
+            waiting = [s for s in dict.fromkeys(states[site]) if s.calibrating and wanted(s)]
+            _solve(runner, site, waiting, environments, batches)
             for environment in environments:
                 environment[node] = _quantized(runner, op, environment)
         else:
@@ -57,9 +92,7 @@ def _walk(runner: Any, batches: list[Sequence[Any]], session: Session, progress:
                 environment.pop(dead, None)
 
 
-def _solve(runner: Any, site: LinearSite, states: list[SiteState], environments: list[dict], batches: list,
-           session: Session) -> None:
-    waiting = [s for s in dict.fromkeys(states) if s.calibrating]
+def _solve(runner: Any, site: LinearSite, waiting: list[SiteState], environments: list[dict], batches: list) -> None:
     for state in waiting:
         state.forget_activations()
     for i, (environment, args) in enumerate(zip(environments, batches, strict=True)):
@@ -69,7 +102,7 @@ def _solve(runner: Any, site: LinearSite, states: list[SiteState], environments:
         for state in waiting:
             if state.samples and i == state.sample_call:
                 state.samples[0].x = environment[site.x].float()
-    session.solve(waiting)
+    runner.session.solve(waiting)
 
 
 def _quantized(runner: Any, op: LinearOp, environment: dict[Node, Any]) -> Any:

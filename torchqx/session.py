@@ -36,6 +36,10 @@ class Session:
         A graph break may have shown this session only a part of the site's operations before: those keep their state.
         """
         operations = [Operation(op.key, op.layout, n) for op, n in zip(site.ops, names, strict=True)]
+        for weight in weights:
+            state = self.states.get(weight)
+            if state is not None and state.calibrating and len(state.alive()) < len(state.operations):
+                del self.states[weight]  # another parameter of its site was replaced: they start again together
         if all(self.states.get(w) is None for w in weights):
             first = {id(w): i for i, w in reversed(list(enumerate(weights)))}  # one weight may serve two operations
             self._add(SiteState(site.key, [operations[i] for i in sorted(first.values())], site.ops[0].form,
@@ -76,12 +80,13 @@ class Session:
         found = (self.states.get(p) for p in model.parameters())
         return list(dict.fromkeys(s for s in found if s is not None))
 
-    def records_in(self, model: Module) -> list[SiteRecord]:
-        """Records of everything that is no linear site."""
-        merged: dict[str, SiteRecord] = {}
-        for parameter in model.parameters():
-            merged |= {key: record for key, (_, record) in (self.graph_records.get(parameter) or {}).items()}
-        return list(merged.values())
+    def records_at(self, parameter: Tensor) -> list[tuple[str, SiteRecord]]:
+        """Records of what is no linear site in the graphs that read ``parameter``, with the name it has there."""
+        return list((self.graph_records.get(parameter) or {}).values())
+
+    def knows(self, model: Module) -> bool:
+        """Whether a graph with a parameter of ``model`` was seen."""
+        return any(p in self.states or self.records_at(p) for p in model.parameters())
 
 
 class Sessions:
@@ -97,7 +102,7 @@ class Sessions:
 
     def of(self, model: Module) -> list[Session]:
         """Those that know a parameter of ``model``."""
-        return [s for s in list(self._by_recipe.values()) if s.states_in(model) or s.records_in(model)]
+        return [s for s in list(self._by_recipe.values()) if s.knows(model)]
 
 
 SESSIONS = Sessions()

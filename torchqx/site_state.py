@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.weak import WeakIdKeyDictionary
 
 from torchqx.errors import PlanMismatchError
@@ -20,15 +19,9 @@ from torchqx.quantize_weight import SiteParameters, quantize_weight
 from torchqx.recipe import AffineRecipe
 from torchqx.rows import conv_rows, left_rows
 from torchqx.storage import QuantizedWeight
+from torchqx.watched import version_of
 
 REGION_TOKENS = 4096
-
-
-def version_of(tensor: Tensor) -> tuple[int | None, int]:
-    """Changes when ``tensor`` is written to in place, or given other storage. (A write through ``.data`` shows in
-    neither: torch keeps no count of those.)"""
-    storage = 0 if is_traceable_wrapper_subclass(tensor) else tensor.data_ptr()
-    return (None if tensor.is_inference() else tensor._version), storage
 
 
 @dataclass(frozen=True)
@@ -69,11 +62,15 @@ class SiteState:
 
     def weights(self) -> list[Tensor]:
         """The parameters of the operations, in order. Raises PlanMismatchError if the model dropped one of them."""
-        alive = {i: w for w, i in self._place.items()}
+        alive = self.alive()
         if len(alive) < len(self.operations):
             raise PlanMismatchError("a parameter was replaced during calibration", where=self.record.key,
                                     remedy="calibrate again.")
         return [alive[i] for i in range(len(self.operations))]
+
+    def alive(self) -> dict[int, Tensor]:
+        """Operation's index -> its parameter, for those that still exist."""
+        return dict(sorted(((i, w) for w, i in list(self._place.items())), key=lambda item: item[0]))
 
     @property
     def calibrating(self) -> bool:
@@ -118,6 +115,13 @@ class SiteState:
         """Start the statistics of the activation again; what the region's sample holds beside it stays."""
         self.channels = ChannelMinMaxObserver(site=self.record.key)
         self.rows = RowReservoir(site=self.record.key, capacity=self.recipe.sample_rows)
+
+    def restart(self) -> None:
+        """Calibrate from the beginning: what was seen so far gives no solution."""
+        self.forget_activations()
+        self.samples.clear()
+        self.loss_on = "outputs"
+        self.calls = self.sample_call = 0
 
     def release(self) -> None:
         """Drop the statistics once the site is solved."""

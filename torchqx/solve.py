@@ -1,5 +1,7 @@
 """Statistics and weights -> a site's parameters, within its error budget, with the rewrite proved."""
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -7,14 +9,26 @@ from torchqx.errors import EquivalenceError, UnsupportedError
 from torchqx.fx_passes.prove import prove_linear
 from torchqx.observers import HistogramObserver, MeanMinMaxObserver, PercentileObserver
 from torchqx.observers.solvers import LinearProblem, LinearSolution, Sample, measure
+from torchqx.plan import SiteRecord
 from torchqx.quantize_weight import SiteParameters
 from torchqx.quantizers import AffineQuantizer
+from torchqx.recipe import AffineRecipe
 from torchqx.site_state import SiteState
 
 PROOF_ROWS = 32
+ABOUT_AS_GOOD = 1.1
 RANGES = {"mean_minmax": MeanMinMaxObserver, "percentile": PercentileObserver, "mse": HistogramObserver}
 FLOAT_TO_INT8_TIME = {torch.float32: 9.0, torch.bfloat16: 2.0, torch.float16: 2.0}
 """Matmul time in a float dtype over that in int8, where both run in vector units of one width."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A quantizer, the parameters found for it, and the error per token that they leave."""
+
+    quantizer: AffineQuantizer
+    solution: LinearSolution
+    error: float
 
 
 @torch.no_grad()
@@ -34,52 +48,70 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
             raise UnsupportedError(f"a weight of {weight.dtype}", where=operation.key,
                                    remedy="quantize from float32, bfloat16 or float16.")
     matrices = [op.layout.to_matrix(w.detach()).float() for op, w in zip(state.operations, weights, strict=True)]
-    low, high = state.channels.channel_bounds()
     rows = state.rows.rows
-    problem = LinearProblem(record.key, low, high, matrices, [None if b is None else b.float() for b in state.biases],
-                            state.samples or [Sample(rows)], recipe.activation_ladder()[0], recipe.weight_quantizer())
-    errors: dict[str, float] = {}
-    chosen: tuple[AffineQuantizer, LinearSolution, float] | None = None
-    solver = recipe.solver()
+    attempts = _attempts(state, matrices, rows)
+    chosen = _choose(attempts, recipe)
+    limit = recipe.error_limit * recipe.tolerance
+    refusal = "" if chosen else f"above the error limit of {limit:.3g} with every quantizer"
+    parameters = None
+    if chosen is not None:
+        found = chosen.solution
+        parameters = SiteParameters(chosen.quantizer, recipe.weight_quantizer(), found.shift, found.scale,
+                                    found.act_low, found.act_high)
+        try:
+            for operation, matrix in zip(state.operations, matrices, strict=True):
+                prove_linear(operation.key, rows[:PROOF_ROWS], matrix, parameters.transforms)
+        except EquivalenceError as failure:
+            parameters, refusal = None, str(failure)
+    record.solver, record.loss_on = type(recipe.solver()).__name__, state.loss_on
+    record.errors = {describe(a.quantizer): a.error for a in attempts}
+    record.macs = sum(m.shape[-1] * m.shape[-2] for m in matrices)
+    record.bytes_before = record.bytes_after = sum(w.numel() * w.element_size() for w in weights)
+    record.status, record.reason, state.parameters = "float", refusal, parameters
+    if parameters is not None:
+        _fill(record, parameters, chosen, recipe)
+        record.expected_gain = FLOAT_TO_INT8_TIME[weights[0].dtype]
+        record.bytes_after = sum(m.numel() + 4 * m.shape[:-1].numel() for m in matrices)
+    state.release()
+
+
+def _attempts(state: SiteState, matrices: list[Tensor], rows: Tensor) -> list[Attempt]:
+    """The recipe's ladder, up to the first quantizer within the error budget."""
+    recipe, solver = state.recipe, state.recipe.solver()
+    low, high = state.channels.channel_bounds()
+    biases = [None if b is None else b.float() for b in state.biases]
+    attempts: list[Attempt] = []
     for quantizer in recipe.activation_ladder():
-        problem.activation = quantizer
+        problem = LinearProblem(state.record.key, low, high, matrices, biases, state.samples or [Sample(rows)],
+                                quantizer, recipe.weight_quantizer())
         solution = solver.solve(problem)
         _set_range(solution, state, rows, quantizer)
-        problem_rows = LinearProblem(record.key, low, high, matrices, problem.biases, [Sample(rows)], quantizer,
-                                     problem.weight)
-        error = measure(problem_rows, solution)
-        errors[describe(quantizer)] = error
-        if error <= recipe.budget() or recipe.activation != "auto":
-            chosen = quantizer, solution, error
+        error = measure(replace(problem, samples=[Sample(rows)]), solution)
+        attempts.append(Attempt(quantizer, solution, error))
+        if error <= recipe.error_budget * recipe.tolerance:
             break
-    record.solver, record.loss_on, record.errors = type(solver).__name__, state.loss_on, errors
-    record.macs = sum(m.shape[-1] * m.shape[-2] for m in matrices)
-    record.bytes_before = sum(w.numel() * w.element_size() for w in weights)
-    if chosen is None:
-        record.status, record.bytes_after = "float", record.bytes_before
-        record.reason = f"over the error budget of {recipe.budget():.3g} with every quantizer"
-        state.release()
-        return
-    quantizer, solution, error = chosen
-    parameters = SiteParameters(quantizer, recipe.weight_quantizer(), solution.shift, solution.scale,
-                                solution.act_low, solution.act_high)
-    try:
-        for operation, matrix in zip(state.operations, matrices, strict=True):
-            prove_linear(operation.key, rows[:PROOF_ROWS], matrix, parameters.transforms)
-    except EquivalenceError as failure:
-        record.status, record.reason, record.bytes_after = "float", str(failure), record.bytes_before
-        state.release()
-        return
-    state.parameters = parameters
-    record.status, record.error, record.loss = "quantized", error, float(solution.loss)
+    return attempts
+
+
+def _choose(attempts: list[Attempt], recipe: AffineRecipe) -> Attempt | None:
+    """The first within the budget; else the first that is about as good as any, if within the limit."""
+    if recipe.activation != "auto" or attempts[-1].error <= recipe.error_budget * recipe.tolerance:
+        return attempts[-1]
+    best = min(a.error for a in attempts)
+    near = next(a for a in attempts if a.error <= ABOUT_AS_GOOD * best)
+    return near if near.error <= recipe.error_limit * recipe.tolerance else None
+
+
+def _fill(record: SiteRecord, parameters: SiteParameters, chosen: Attempt, recipe: AffineRecipe) -> None:
+    record.status, record.error, record.loss = "quantized", chosen.error, float(chosen.solution.loss)
     record.transforms = [type(t).__name__.lower() for t in parameters.transforms]
-    record.placement = "online" if parameters.transforms else ""
-    record.activation, record.weight = describe(quantizer), describe(parameters.weight)
-    record.expected_gain = FLOAT_TO_INT8_TIME[weights[0].dtype]
-    record.bytes_after = sum(m.numel() + 4 * m.shape[:-1].numel() for m in matrices)
-    if len(errors) > 1:
-        record.reason = f"{next(iter(errors))} is over the error budget of {recipe.budget():.3g}"
-    state.release()
+    if record.transforms:
+        record.placement = "online" if chosen.quantizer.dynamic else "in the quantizer"
+    record.activation, record.weight = describe(chosen.quantizer), describe(parameters.weight)
+    first = next(iter(record.errors))
+    if record.errors[first] > recipe.error_budget * recipe.tolerance and recipe.activation == "auto":
+        record.reason = f"{first}: {record.errors[first]:.3g} is over the error budget" + (
+            "" if record.activation != first else ", as is every other quantizer")
 
 
 def describe(q: AffineQuantizer) -> str:

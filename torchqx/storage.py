@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from torchao.utils import TorchAOBaseTensor
 
 from torchqx.errors import AlreadyQuantizedError, CheckpointError, ShapeError
+from torchqx.gradients import refuse_gradients
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
 from torchqx.transforms import Scale, Shift, Transform
@@ -77,7 +78,7 @@ class QuantizedWeight(TorchAOBaseTensor):
         self.scale_and_zero, self.per_tensor_scale = scale_and_zero, per_tensor_scale
 
     def __setstate__(self, state: Any) -> None:
-        """What unpickling (``torch.load``) ends with. Raises CheckpointError for components that do not fit together."""
+        """Where unpickling (``torch.load``) ends. Raises CheckpointError for components that do not fit together."""
         super().__setstate__(state)
         check(self)
 
@@ -166,11 +167,15 @@ class QuantizedWeight(TorchAOBaseTensor):
         if x.shape[-1] != self.qdata.shape[-1]:
             raise ShapeError(f"rows of {x.shape[-1]} meet a weight of {self.qdata.shape[-1]} columns",
                              where="QuantizedWeight", remedy="check the model's input.")
-        y = F.linear(self.fake_quantized(x), self.transformed_matrix())
-        for extra in (self.shift_bias, bias):
-            if extra is not None:
-                y = y + extra.float()
-        return y.to(x.dtype)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            y = F.linear(self.fake_quantized(x), self.transformed_matrix())
+            for extra in (self.shift_bias, bias):
+                if extra is not None:
+                    y = y + extra.float()
+            y = y.to(dtype)
+        return refuse_gradients((x, bias), y) if torch.is_grad_enabled() else y
 
 
 def dequantize_matrix(qdata: Tensor, scale: Tensor, zero_point: Tensor | None, spec: AffineQuantizer) -> Tensor:

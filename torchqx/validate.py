@@ -46,6 +46,8 @@ def check(weight: "QuantizedWeight") -> None:
         _check_tensor(both, "per_tensor_scale", torch.float32, (2,), low=0.0)
         _check_tensor(both[:1], "per_tensor_scale", torch.float32, (1,), low=0.0, strictly=True)
         _check_tensor(both[1:], "per_tensor_scale", torch.float32, (1,), low=activation.qmin, high=activation.qmax)
+    if not isinstance(weight.plan, str):
+        raise _damaged("the plan is no text")
     records_from_json(weight.plan)
 
 

@@ -5,9 +5,11 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from torch._dynamo.external_utils import wrap_inline
 from torch.nn import Module, Parameter
 
 from torchqx.backend import build_runner, refuse
+from torchqx.distributed import solve_together, world
 from torchqx.errors import (
     AlreadyQuantizedError,
     NoCalibrationDataError,
@@ -17,6 +19,7 @@ from torchqx.errors import (
     UnsupportedError,
 )
 from torchqx.huggingface import attach
+from torchqx.full_names import linear_records, other_records
 from torchqx.plan import SiteRecord, records_to_json
 from torchqx.progress import Progress, quiet
 from torchqx.recipe import AffineRecipe
@@ -30,7 +33,7 @@ RECORDS = "_torchqx_records"
 
 
 def whole_model(module: Module, name: str = "") -> bool:
-    """A ``filter_fn`` for torchao's ``quantize_`` that matches the root: all kinds of sites, as the graph groups them."""
+    """A ``filter_fn`` for torchao's ``quantize_``: matches the root alone, so all kinds of sites are found in its graph."""
     return name == ""
 
 
@@ -64,7 +67,8 @@ def prepare(model: Module, recipe: AffineRecipe) -> Module:
         except TorchqxError as error:
             return refuse(error)
 
-    model.compile(backend=backend)
+    # Module.compile() leaves torch's own containers uncompiled: Dynamo skips frames of torch.nn unless wrapped.
+    model._compiled_call_impl = torch.compile(wrap_inline(model._call_impl), backend=backend)
     model.__dict__[SESSION] = session
     return model
 
@@ -84,6 +88,8 @@ def convert(model: Module, progress: Progress = quiet) -> Module:
     Args:
         progress: wraps the loop over the sites, "solving".
 
+    Under ``torch.distributed`` every rank calls this; the ranks' statistics are merged and the result is the same.
+
     Raises:
         NotPreparedError: it was not prepared.
         NoCalibrationDataError: it was not called since.
@@ -93,7 +99,7 @@ def convert(model: Module, progress: Progress = quiet) -> Module:
     model = unwrap(model)
     session = _session(model)
     states = session.states_in(model)
-    if not states and not session.records_in(model):
+    if not session.knows(model):
         raise NoCalibrationDataError("the model was not called after prepare", where=type(model).__name__,
                                      remedy="run calibration batches through it first.")
     if not any(s.calibrating or s.parameters is not None for s in states):
@@ -103,8 +109,11 @@ def convert(model: Module, progress: Progress = quiet) -> Module:
     with torch.inference_mode(False), torch.no_grad():
         if session.recipe.calibration == "sequential":
             solve_sequentially(session, progress)
-        session.solve(progress([s for s in states if s.calibrating], "solving"))
-        replace_weights(model, states, session.records_in(model))
+        if world() > 1:
+            solve_together(session, states)
+        else:
+            session.solve(progress([s for s in states if s.calibrating], "solving"))
+        replace_weights(model, linear_records(session, model), other_records(session, model))
     abandon(model)
     return attach(model, session.recipe)
 
@@ -140,14 +149,18 @@ def call(model: Module, batch: Any) -> Any:
     return model(*batch) if isinstance(batch, tuple | list) else model(batch)
 
 
-def replace_weights(model: Module, states: list[SiteState], others: list[SiteRecord]) -> None:
-    """Put storage tensors where the solved parameters stood. Everything is made before anything is replaced."""
+def replace_weights(model: Module, records: dict[SiteState, SiteRecord], others: list[SiteRecord]) -> None:
+    """Put storage tensors where the solved parameters stood. Everything is made before anything is replaced.
+
+    Args:
+        records: the solved states and those that stay float, each with its record; ``others``: what goes along.
+    """
     made: dict[int, QuantizedWeight] = {}
-    carried = list(others) + [s.record for s in states if s.parameters is None]
-    for state in states:
+    carried = list(others) + [r for s, r in records.items() if s.parameters is None]
+    for state, record in records.items():
         for i, weight in enumerate(state.weights() if state.parameters is not None else []):
             quantized = state.quantized(weight)
-            quantized.plan = records_to_json([state.record, *carried] if i == 0 else [])
+            quantized.plan = records_to_json([record, *carried] if i == 0 else [])
             made[id(weight)], carried = quantized, carried if i else []
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
@@ -155,7 +168,6 @@ def replace_weights(model: Module, states: list[SiteState], others: list[SiteRec
                 module._parameters[name] = Parameter(made[id(parameter)], requires_grad=False)
     if not made:
         model.__dict__[RECORDS] = carried
-
 
 
 def _session(model: Module) -> Session:

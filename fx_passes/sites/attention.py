@@ -5,6 +5,7 @@ from math import sqrt
 from typing import Any
 
 from torch.fx import GraphModule, Node
+
 from torchqx.fx_passes.sites.keys import KeyMaker, Paths
 from torchqx.fx_passes.sites.ops import RESHAPES, argument, constant, fake, is_cast, last_dim, op_name
 from torchqx.fx_passes.sites.site import AttentionSite
@@ -84,7 +85,7 @@ def _before_transpose(k: Node) -> tuple[Node, bool]:
         {-1, -2}, {fake(k).ndim - 1, fake(k).ndim - 2},
     ):  # fmt: skip
         return k.args[0], False
-    if name in ("mT", "T") or (name == "getattr" and k.args[1] in ("mT", "T")):
+    if name == "mT" or (name in ("t", "T") and fake(k).ndim == 2):
         return k.args[0], False
     return k, True
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch._ops import HigherOrderOperator
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+
 from torchqx.fx_passes.sites.ops import argument, fake, op_name
 from torchqx.fx_passes.sites.provenance import ParameterView, Provenance
 from torchqx.fx_passes.sites.site import Form
-
 from torchqx.layouts import WeightLayout
 
 _MATRIX = (WeightLayout.OUT_IN, WeightLayout.IN_OUT, WeightLayout.CONV)

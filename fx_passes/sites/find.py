@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
+
 from torchqx.fx_passes.sites.attention import find_attentions
 from torchqx.fx_passes.sites.flow import Flow, leads_to
 from torchqx.fx_passes.sites.keys import Paths

@@ -14,7 +14,8 @@ _MANGLED_ROOT = re.compile(r"^[a-zA-Z]_[A-Za-z0-9_]*?_(?=modules_|parameters_|bu
 
 def clean_path(name: str) -> str:
     """``L['self'].encoder.layer[0]`` or ``L['fn']._modules['encoder']...`` -> ``encoder.layer.0``."""
-    bare = _INDEX.sub(r".\1", _CONTAINERS.sub("", _ROOT.sub("", name)))
+    inner = re.sub(r"^.*\.cell_contents\b", "", name)  # a model that a function holds
+    bare = _INDEX.sub(r".\1", _CONTAINERS.sub("", _ROOT.sub("", inner)))
     return ".".join(part for part in bare.split(".") if part not in ("", "_orig_mod", "__self__"))
 
 

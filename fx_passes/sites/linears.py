@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch.fx import GraphModule, Node
+
 from torchqx.fx_passes.sites.contractions import Contraction, Refusal, read_contraction
 from torchqx.fx_passes.sites.keys import KeyMaker, Paths, common_path
 from torchqx.fx_passes.sites.ops import same_rows

@@ -5,8 +5,18 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+
 from torchqx.fx_passes.sites.keys import KeyMaker, Paths
-from torchqx.fx_passes.sites.ops import argument, before_casts, constant, fake, is_cast, last_dim, op_name
+from torchqx.fx_passes.sites.ops import (
+    argument,
+    before_casts,
+    before_identities,
+    constant,
+    fake,
+    is_cast,
+    last_dim,
+    op_name,
+)
 from torchqx.fx_passes.sites.provenance import Provenance
 from torchqx.fx_passes.sites.site import NormSite, Unsupported
 
@@ -34,8 +44,8 @@ def find_norms(gm: GraphModule, provenance: Provenance, paths: Paths) -> tuple[l
 def _fused(node: Node, name: str, provenance: Provenance) -> NormSite | str:
     """layer_norm(x, shape, weight, bias, eps) or rms_norm(x, shape, weight, eps)."""
     x, shape = argument(node, 0, "input"), argument(node, 1, "normalized_shape")
-    weight = argument(node, 2, "weight")
-    bias = argument(node, 3, "bias") if name == "layer_norm" else None
+    weight = before_identities(argument(node, 2, "weight"))
+    bias = before_identities(argument(node, 3, "bias")) if name == "layer_norm" else None
     eps = constant(argument(node, 4, "eps", default=1e-5) if name == "layer_norm" else argument(node, 3, "eps"))
     if not isinstance(shape, int) and len(shape) != 1:
         return f"a norm over {len(shape)} dimensions"

@@ -32,12 +32,15 @@ _SPELLINGS = {
 
 
 def op_name(node: Node) -> str:
-    """The op's name without its spelling: ``operator.iadd``, ``torch.add``, ``Tensor.add_`` are all "add".
+    """The op's name without its spelling: ``operator.iadd``, ``torch.add``, ``Tensor.add_`` are all "add"; an
+    attribute (``x.mT``) has its own name.
 
     Placeholders, outputs, and module calls give "".
     """
     if node.op == "call_method":
         name = str(node.target)
+    elif node.op == "call_function" and node.target is getattr:
+        name = str(node.args[1])
     elif node.op == "call_function":
         target = node.target
         packet = target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
@@ -112,6 +115,13 @@ def is_identity(node: Node) -> bool:
     if name in ("add", "sub") and len(node.args) == 2:
         return isinstance(node.args[0], Node) and isinstance(node.args[1], int | float) and node.args[1] == 0
     return False
+
+
+def before_identities(node: Any) -> Any:
+    """The value that ``node`` is, seen through ops that give their operand back."""
+    while isinstance(node, Node) and is_identity(node):
+        node = node.args[0]
+    return node
 
 
 def is_cast(node: Node) -> bool:

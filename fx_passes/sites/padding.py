@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from torch.fx import Node
+
 from torchqx.fx_passes.sites.ops import fake, op_name, same_size
 from torchqx.fx_passes.sites.provenance import Provenance
 from torchqx.fx_passes.sites.site import AttentionSite

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torchqx.fx_passes.sites.ops import fake, is_cast, op_name
 
+from torchqx.fx_passes.sites.ops import fake, is_cast, op_name
 from torchqx.layouts import WeightLayout
 
 _VIEWS = frozenset({

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 
 from torch.fx import GraphModule, Node
+
 from torchqx.fx_passes.sites.flow import Flow
 from torchqx.fx_passes.sites.keys import KeyMaker, Paths, common_path
 from torchqx.fx_passes.sites.ops import fake, is_cast, op_name, same_rows, same_shape

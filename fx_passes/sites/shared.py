@@ -1,6 +1,7 @@
 """Parameters that more than one op reads: tied embeddings, blocks called twice."""
 
 from torch.fx import Node
+
 from torchqx.fx_passes.sites.provenance import Provenance
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from tests.capture import capture_one
-from tests.fx_passes.sites.recompute import Values
 from torch import Tensor, nn
 from torch.fx import Node
+
+from tests.capture import capture_one
+from tests.fx_passes.sites.recompute import Values
 from torchqx.fx_passes.sites import GraphSites, LinearOp, find_sites, parameter_nodes
 
 

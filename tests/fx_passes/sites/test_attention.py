@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.fx_passes.sites import recompute
-from tests.fx_passes.sites.small import sites_of
 from torch import Tensor
 from torch.nn import functional as F
+
+from tests.fx_passes.sites import recompute
+from tests.fx_passes.sites.small import sites_of
 
 B, H, S, D = 2, 3, 5, 4
 LOW = float("-inf")

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fx_passes.sites import recompute
-from tests.fx_passes.sites.small import only_op, sites_of
+import transformers.integrations.moe  # noqa: F401  registers the CPU's grouped matmul
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tests.fx_passes.sites import recompute
+from tests.fx_passes.sites.small import only_op, sites_of
 from torchqx.fx_passes.sites import Form
 from torchqx.layouts import WeightLayout
 
@@ -46,12 +48,6 @@ SPELLINGS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[int, ...],
         *((T, K), (3, K, N), Form.EXPERTS, WeightLayout.EXPERTS_IN_OUT),
     ),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def grouped_matmul() -> None:
-    """The CPU's grouped matmul is an operator of transformers."""
-    pytest.importorskip("transformers.integrations.moe")
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -122,7 +118,7 @@ def test_one_activation_is_one_site() -> None:
 
     sites, _ = sites_of(code, torch.randn(2, T, K), weights=[(N, K), (K, N), (N, K)])
     assert [len(site.ops) for site in sites.linears] == [2, 1]
-    assert [op.key for site in sites.linears for op in site.ops] == [":linear:0", ":linear:1", ":linear:2"]
+    assert [op.key for site in sites.linears for op in site.ops] == [f"weights:linear:{i}" for i in range(3)]
 
 
 def test_forms_other_than_linear_stand_alone() -> None:

@@ -1,0 +1,49 @@
+"""Two ranks calibrate one model on different data and end with one solution: that of all the data."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import torchqx
+from torchqx.storage import QuantizedWeight
+
+RECIPE = torchqx.MinMaxConfig(activation="static", sample_rows=64)
+
+
+def make_model() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(16, 24), torch.nn.GELU(), torch.nn.Linear(24, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)
+    return torch.nn.Sequential(*layers).eval()
+
+
+def batches() -> list[torch.Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return [torch.randn(32, 16, generator=random) * (1 + i) for i in range(2)]
+
+
+def parameters_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {f"{name}.{part}": getattr(p, part) for name, p in model.named_parameters()
+            if isinstance(p, QuantizedWeight) for part in ("qdata", "scale", "per_tensor_scale")}
+
+
+def calibrate(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = torchqx.prepare(make_model(), RECIPE)
+    model(batches()[rank])
+    try:
+        torchqx.convert(model)
+        torch.save(parameters_of(model), f"{folder}/rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_ranks_agree_with_one_process_that_saw_all_data(tmp_path: Path) -> None:
+    mp.spawn(calibrate, (str(tmp_path),), nprocs=2)
+    together = parameters_of(torchqx.quantize(make_model(), RECIPE, batches()))
+    ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
+    assert together
+    for name, value in together.items():
+        assert torch.equal(ranks[0][name], value), name
+        assert torch.equal(ranks[1][name], value), name

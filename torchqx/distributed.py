@@ -1,0 +1,41 @@
+"""Calibration over the ranks of ``torch.distributed``: statistics are merged, rank 0 solves, all ranks get its answer."""
+
+import torch.distributed as dist
+
+from torchqx.errors import PlanMismatchError
+from torchqx.session import Session
+from torchqx.site_state import SiteState
+
+
+def world() -> int:
+    """Number of ranks; 1 without an initialised process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def solve_together(session: Session, states: list[SiteState]) -> None:
+    """Solve ``states`` from the data of all ranks. Every rank calls this, with the states of equal models.
+
+    Raises:
+        PlanMismatchError: the ranks did not see the same sites; else as :meth:`Session.solve`, on every rank.
+    """
+    keys: list[list[str]] = [[] for _ in range(world())]
+    dist.all_gather_object(keys, [s.record.key for s in states])
+    if any(other != keys[0] for other in keys):
+        raise PlanMismatchError("the ranks calibrated different sites", where="distributed calibration",
+                                remedy="run the same model, in the same modes, on every rank.")
+    for state in states:
+        state.channels.all_reduce()
+        state.rows.all_reduce()
+    answer: list = [None]
+    if dist.get_rank() == 0:
+        try:
+            session.solve(states)
+            answer = [[(s.parameters, s.record) for s in states]]
+        except Exception as error:  # the other ranks wait for an answer: they get the error
+            answer = [error]
+    dist.broadcast_object_list(answer)
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    for state, (parameters, record) in zip(states, answer[0], strict=True):
+        state.parameters, state.record = parameters, record
+        state.release()

@@ -1,0 +1,75 @@
+"""Whether tensors are still the ones, with the content, that something was made from.
+
+Identity alone does not tell: a parameter may be written in place, be given other storage through ``.data``, and its id
+or its address may serve another tensor after it is gone.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from torchqx.storage import QuantizedWeight
+
+Version = tuple[int | None, int, StorageWeakRef]
+
+
+def plain_part(tensor: Tensor) -> Tensor:
+    """The tensor that weak references may point to: a storage tensor's codes, or ``tensor`` itself.
+
+    ``Module.to`` moves a storage tensor by swapping it with the converted one, which torch refuses for a tensor that has
+    weak references. Its codes go along with its content, so they stand for it.
+    """
+    return tensor.qdata if isinstance(tensor, QuantizedWeight) else tensor
+
+
+def version_of(tensor: Tensor) -> Version:
+    """Changes when ``tensor`` is written to in place, or given other storage.
+
+    The weak reference keeps the storage's identity, not its memory, so that no later storage is taken for it. What torch
+    keeps no count of does not show: writes through ``.data``, and those to tensors made in inference mode.
+    """
+    part = plain_part(tensor)
+    return (None if part.is_inference() else part._version), part.data_ptr(), StorageWeakRef(part.untyped_storage())
+
+
+class Watched:
+    """The tensors at some positions of a graph's arguments, as they were; made to be asked before every call.
+
+    Args:
+        positions: which of ``args`` to watch.
+        gone: called when one of the tensors is no more.
+    """
+
+    def __init__(self, args: Sequence[Any], positions: Sequence[int], gone: Callable[[], None]) -> None:
+        self._stored = [i for i in positions if isinstance(args[i], QuantizedWeight)]
+        self._plain = [i for i in positions if not isinstance(args[i], QuantizedWeight)]
+        tensors = self._tensors(args)
+        self._counted = not any(t.is_inference() for t in tensors)
+        self._ids = [id(t) for t in tensors]
+        self._versions = [t._version for t in tensors] if self._counted else []
+        self._addresses = [t.data_ptr() for t in tensors]
+        self._storages = [torch._C._storage_address(t) for t in tensors]
+        # While these live, no other tensor gets one of the ids, and no other storage one of the addresses.
+        self._tensor_references = [weakref.ref(t, lambda _: gone()) for t in tensors]
+        self._storage_references = [StorageWeakRef(t.untyped_storage()) for t in tensors]
+
+    def unchanged(self, args: Sequence[Any]) -> bool:
+        """Whether ``args`` holds the same tensors, unwritten."""
+        try:
+            tensors = self._tensors(args)
+            return (
+                list(map(id, tensors)) == self._ids
+                and (not self._counted or [t._version for t in tensors] == self._versions)
+                and list(map(Tensor.data_ptr, tensors)) == self._addresses
+                and list(map(torch._C._storage_address, tensors)) == self._storages
+            )
+        except (AttributeError, RuntimeError):  # a plain tensor, or an uncounted one, where there was another kind
+            return False
+
+    def _tensors(self, args: Sequence[Any]) -> list[Tensor]:
+        plain = [args[i] for i in self._plain]
+        return plain + [args[i].qdata for i in self._stored] if self._stored else plain
