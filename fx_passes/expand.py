@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch._guards import detect_fake_mode
 from torch.fx import GraphModule, Node, Proxy
 from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer
@@ -66,10 +65,11 @@ class _Writer(GraphAppendingTracer):
 
 def _value(node: Node) -> Any:
     args, kwargs = map_arg((node.args, node.kwargs), lambda operand: operand.meta["example_value"])
-    mode = detect_fake_mode([value for operand in node.all_input_nodes if (value := fake(operand)) is not None])
-    if mode is None:  # an item of a tuple
+    values = [value for operand in node.all_input_nodes if (value := fake(operand)) is not None]
+    if not values:  # an item of a tuple
         return node.target(*args, **kwargs)
-    with mode, torch.no_grad():
+    # Not the mode of the tracing context: while a backend runs, that is another one than Dynamo traced with.
+    with values[0].fake_mode, torch.no_grad():
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.fx import GraphModule, Node
+
+from torchqx.fx_passes.in_place import written, written_between
 from torchqx.fx_passes.lower import PACKED
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
 
@@ -74,6 +76,8 @@ def _fuse_residual(node: Node, order: dict[Node, int]) -> None:
     if not isinstance(other, Node) or other not in order or order[other] > order[node]:
         return
     mine, theirs = node.meta.get("example_value"), other.meta.get("example_value")
+    if (written(user) is not None and user.args[0] is not node) or written_between(other, node, user):
+        return  # the sum itself, or something before it, changes a tensor that others may read
     same = isinstance(theirs, torch.Tensor) and isinstance(mine, torch.Tensor) and \
         theirs.shape == mine.shape and theirs.dtype == mine.dtype
     if same and user.meta["example_value"].dtype == mine.dtype:

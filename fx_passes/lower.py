@@ -15,12 +15,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.fx import Node
+
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.sites import Form, LinearOp
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten, int8_linear_general_aten
 from torchqx.inductor_kernels.int8_linear.cpu import is_supported
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_group, quantize_per_token, quantize_static
-
 from torchqx.quantizers import AffineQuantizer
 
 PACKED = torch.ops.torchqx.int8_linear.default

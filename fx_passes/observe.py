@@ -35,15 +35,16 @@ def rows_mask(padding: Tensor | None, shape: torch.Size) -> Tensor | None:
     """Which rows of an activation are real tokens: bool of ``shape[:-1]``, or None when that cannot be told.
 
     Args:
-        padding: [B, T], nonzero for a real token; T may be longer than the activation's S (tokens in a cache).
-        shape: [B, S, K] or [B·S, K].
+        padding: [B, T], nonzero for a real token. It says nothing of an activation of other length: later tokens than
+            those in a cache, which are real, or those of a decoder whose encoder has the mask.
+        shape: [B, T, K] or [B·T, K].
     """
     if padding is None or padding.dim() != 2:
         return None
     real = padding.bool()
     batch, total = real.shape
-    if len(shape) == 3 and shape[0] == batch and shape[1] <= total:
-        return real[:, total - shape[1]:]
+    if len(shape) == 3 and shape[:2] == (batch, total):
+        return real
     if len(shape) == 2 and shape[0] == batch * total:
         return real.reshape(-1)
     return None

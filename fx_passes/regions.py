@@ -1,10 +1,11 @@
-"""The part of a graph in which a site's outputs become what Outlier Suppression+ compares: attention, or a gated product.
+"""Where a site's outputs become what Outlier Suppression+ compares: the result of attention, or a gated product.
 
     x -> {q, k, v} -> views, RoPE, cache ... -> attention          compared: the attention's result
     x -> {gate, up} -> act(gate) * up                              compared: the product
 
-A region is cut out as it stands in the graph, so it needs no knowledge of any architecture: it is run again on candidate
-outputs of the site's matmuls, with everything that enters from outside held at the values of one calibration batch.
+A region is cut out as it stands in the graph, so it needs no knowledge of any architecture: it is run again on
+candidate outputs of the site's matmuls, with everything that enters from outside held at the values of one calibration
+batch.
 """
 
 import operator
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
-from torchqx.fx_passes.sites import Form, GraphSites, LinearSite
+
+from torchqx.fx_passes.in_place import written
+from torchqx.fx_passes.sites import Form, GraphSites, LinearOp, LinearSite
 
 PRODUCTS = (operator.mul, torch.mul, "mul")
 
@@ -51,7 +54,7 @@ class Region:
 
 def find_region(site: LinearSite, sites: GraphSites) -> Region | None:
     """The region of ``site``, or None when its loss is on its own outputs."""
-    if any(op.form is not Form.LINEAR for op in site.ops):
+    if any(op.form is not Form.LINEAR or _adds_more_than_a_vector(op) for op in site.ops):
         return None
     sources = [op.node for op in site.ops]
     borders = {op.node for other in sites.linears for op in other.ops} | {a.node for a in sites.attentions}
@@ -64,6 +67,12 @@ def find_region(site: LinearSite, sites: GraphSites) -> Region | None:
         if node in reads and node.target in PRODUCTS and all(isinstance(a, Node) and a in reached for a in node.args):
             return _cut(sources, node, reached, "gated product")
     return None
+
+
+def _adds_more_than_a_vector(op: LinearOp) -> bool:
+    """Whether what the op adds to its matmul is a tensor [..., N]: no part of the outputs that a candidate gives."""
+    value = None if op.bias is None else op.bias.meta.get("example_value")
+    return isinstance(value, Tensor) and value.dim() != 1
 
 
 def _forward(sources: list[Node], borders: set[Node]) -> dict[Node, None]:
@@ -90,12 +99,7 @@ def _cut(sources: list[Node], output: Node, allowed: Any, on: str) -> Region | N
                 continue
             needed.add(parent)
             queue.append(parent)
-    if any(_in_place(node) for node in needed):
+    if any(written(node) is not None for node in needed):
         return None
     ordered = tuple(n for n in output.graph.nodes if n in needed)
     return Region(tuple(sources), tuple(externals), ordered, output, on)
-
-
-def _in_place(node: Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return (name.endswith("_") and not name.endswith("__")) or node.target is operator.setitem

@@ -8,6 +8,7 @@ from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
 from torchqx.checkpoint import load, save
 from torchqx.explain import Report, explain
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
+from torchqx.refresh import refresh
 from torchqx.storage import QuantizedWeight
 from torchqx.workflow import abandon, convert, prepare, quantize, whole_model
 from torchqx.versions import check_torch
@@ -24,6 +25,7 @@ __all__ = [
     "load",
     "prepare",
     "quantize",
+    "refresh",
     "save",
     "torchqx_backend",
     "whole_model",

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torchqx.errors import ConfigError, TorchqxError, TorchqxWarning, UnsupportedError
 from torchqx.executable import TracedInputs
 from torchqx.fx_passes.canonicalize import canonicalize
+from torchqx.fx_passes.expand import expand_opaque
 from torchqx.fx_passes.sites import GraphSites, find_sites
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.plan import SiteRecord
@@ -91,6 +92,8 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
                                    remedy=f"torchqx lowers to {' and '.join(DEVICES)}.")
     names = {n: parameter_name(n) for n in parameters}
     traced = TracedInputs(placeholders, example_inputs)
+    traced.specialize_floats()
+    expand_opaque(gm)
     canonicalize(gm)
     sites = find_sites(gm, parameters)
     broken = getattr(gm, "compile_subgraph_reason", None)

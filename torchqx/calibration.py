@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from torchqx.fx_passes.in_place import written_between
 from torchqx.fx_passes.observe import ObservingInterpreter
 from torchqx.fx_passes.regions import Region, find_region
 from torchqx.fx_passes.sites import Form, GraphSites, LinearSite
 from torchqx.recipe import AffineRecipe
+from torchqx.session import Call
 from torchqx.site_state import SiteState
 from torchqx.solve import FLOAT_TO_INT8_TIME
 from torchqx.storage import QuantizedWeight
@@ -22,6 +24,8 @@ def skip_reason(site: LinearSite, weights: list[Tensor], sites: GraphSites, reci
         return "left out by the recipe's include and exclude patterns"
     if any(op.is_head for op in site.ops) and not recipe.quantize_head:
         return "output head: kept in float unless quantize_head=True"
+    if any(written_between(op.x, op.x, op.node) for op in site.ops):
+        return "its activation is written to in place before it is read"
     matmuls = {op.node for other in sites.linears for op in other.ops}
     for op, weight in zip(site.ops, weights, strict=True):
         other = [n.name for n in sites.shared_weights.get(op.weight, ()) if n not in matmuls]
@@ -37,11 +41,12 @@ class Watch:
 
     Args:
         states: one list per linear site of the graph: the state of each of its operations.
+        call: the call as it is remembered, if it is.
     """
 
     def __init__(self, states: dict[LinearSite, list[SiteState]], regions: dict[LinearSite, Region | None],
-                 padding: Tensor | None) -> None:
-        self.padding, self.regions = padding, regions
+                 padding: Tensor | None, call: Call | None = None) -> None:
+        self.padding, self.regions, self.call = padding, regions, call
         self.open: list[tuple[LinearSite, SiteState]] = []
         for site, members in states.items():
             self.open += [(site, s) for s in dict.fromkeys(members) if s is not None and s.calibrating]
@@ -80,11 +85,11 @@ class Watch:
             by_key = {op.key: op for op in site.ops}
             for i, operation in enumerate(state.operations):
                 op = by_key.get(operation.key)
-                if op is not None and op.bias is not None:
+                if op is not None and op.bias is not None and values[op.bias].dim() == 1:  # no [..., N] addend
                     state.biases[i] = values[op.bias]
             region = self.regions[site]
             if region is not None and state.wants_region and self.whole(site, state):
-                state.observe_region(region, values[site.x], values, self.padding)
+                state.observe_region(region, values[site.x], values, self.padding, self.call)
             state.calls += 1
 
 
@@ -125,8 +130,7 @@ class Calibration:
         """
         with torch.inference_mode(False), torch.no_grad():
             states = self.states(args)
-            watch = Watch(states, self.regions, self.padding(args))
-            self.session.remember(self.runner, args)
+            watch = Watch(states, self.regions, self.padding(args), self.session.remember(self.runner, args))
         interpreter = ObservingInterpreter(self.runner.gm, watch.activations(), watch.kept())
         with torch.no_grad():
             outputs = interpreter.run(*args)

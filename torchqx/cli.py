@@ -23,7 +23,7 @@ from torchqx.recipe import AffineRecipe, make_recipe
 from torchqx.workflow import quantize
 
 RECIPES = {"osplus": OutlierSuppressionPlusConfig, "smoothquant": SmoothQuantConfig, "minmax": MinMaxConfig}
-WIDTH_OUTSIDE_TERMINALS = 180
+WIDTH_OUTSIDE_TERMINALS = 200
 MIB = 2**20
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
@@ -34,18 +34,20 @@ Saved = Annotated[str, typer.Argument(metavar="DIR", help="What `torchqx quantiz
 
 
 def readable(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with its typed errors as one line on stderr and exit code 2, unless --debug is given."""
+    """``command`` with its errors as one line on stderr: exit code 2 for typed ones, 1 for others; --debug raises them."""
 
     @functools.wraps(command)
     def call(*args: Any, debug: bool, **options: Any) -> None:
         try:
             command(*args, debug=debug, **options)
-        except TorchqxError as error:
+        except Exception as error:
             if debug:
                 raise
-            STDERR.print(f"{type(error).__name__}: {' '.join(str(error).split())}", style="red", markup=False,
+            typed = isinstance(error, TorchqxError)
+            hint = "" if typed else " (not foreseen: run again with --debug and report it)"
+            STDERR.print(f"{type(error).__name__}: {' '.join(str(error).split())}{hint}", style="red", markup=False,
                          highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from error
+            raise typer.Exit(2 if typed else 1) from error
 
     return call
 
@@ -73,7 +75,7 @@ def quantize_command(
     with working(f"loading {Path(model).name}"):
         loaded = source.float_model(dtype)
     if text:
-        batches = text_batches(data, column, loaded, source.tokenizer(), sampling)
+        batches = text_batches(data, column, loaded, source.tokenizer, sampling)
     else:
         batches = tensor_batches(data, loaded, sampling)
     quantize(loaded, chosen, batches, progress=bar)

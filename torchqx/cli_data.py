@@ -4,7 +4,7 @@ import csv
 import inspect
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,12 @@ def read_texts(path: Path, column: str | None = None) -> Iterator[str]:
         raise CalibrationError(f"cannot be read: {error}", where=str(path), remedy="check its format.") from error
 
 
-def text_batches(path: Path, column: str | None, model: Any, tokenizer: Any, sampling: Sampling) -> list[Batch]:
+def text_batches(path: Path, column: str | None, model: Any, read_tokenizer: Callable[[], Any], sampling: Sampling
+                 ) -> list[Batch]:
     """Batches for a text model: one text a sample for encoders, packed windows of tokens for decoders.
 
-    A decoder's file of fewer tokens than one window gives one shorter window.
+    A decoder's file of fewer tokens than one window gives one shorter window. The tokenizer is read only once it is
+    clear that the model takes text.
 
     Raises:
         NoCalibrationDataError: the file holds no text.
@@ -78,7 +80,7 @@ def text_batches(path: Path, column: str | None, model: Any, tokenizer: Any, sam
     if model.main_input_name != "input_ids" or model.config.is_encoder_decoder:
         raise UnsupportedError("its inputs cannot be made from text alone", where=type(model).__name__,
                                remedy="save its inputs by name with torch.save or numpy.savez and give that file.")
-    texts = read_texts(path, column)
+    texts, tokenizer = read_texts(path, column), read_tokenizer()
     limit = getattr(model.config, "max_position_embeddings", None) or sampling.length
     length = min(sampling.length, limit, tokenizer.model_max_length)
     batches = list((_windows if model.can_generate() else _padded)(texts, tokenizer, sampling, length))
@@ -99,7 +101,7 @@ def tensor_batches(path: Path, model: Any, sampling: Sampling) -> list[Batch]:
         NoCalibrationDataError, NonFiniteError: no samples; NaN or Inf in them.
     """
     named = _tensors(path, model.main_input_name)
-    arguments = inspect.signature(model.forward).parameters
+    arguments = [n for n, p in inspect.signature(model.forward).parameters.items() if p.kind is not p.VAR_KEYWORD]
     if unknown := sorted(set(named) - set(arguments)):
         raise ConfigError(f"{type(model).__name__} has no argument {', '.join(unknown)}", where=str(path),
                           remedy=f"its arguments are {', '.join(arguments)}.")

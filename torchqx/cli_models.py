@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
@@ -77,8 +76,8 @@ class Source:
             return self._model(model_class(config), dtype=DTYPES[dtype])
         model = self._model(AutoModelForCausalLM, dtype=torch.float32 if dtype == "auto" else DTYPES[dtype],
                             quantization_config=GgufConfig(dequantize=True))
-        # An ordinary float model from here on: it is saved as one, not as a GGUF.
-        del model.config.quantization_config
+        if hasattr(model.config, "quantization_config"):  # some versions of transformers leave the GGUF's
+            del model.config.quantization_config
         return model
 
     def quantized_model(self) -> PreTrainedModel:
@@ -114,7 +113,7 @@ class Source:
         except ImportError as error:
             raise UnsupportedError(_first_line(error), where=self.folder,
                                    remedy="for GGUF: pip install 'torchqx[gguf]'.") from error
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+        except Exception as error:  # a damaged file makes its reader fail in any way
             raise CheckpointError(f"cannot be read: {_first_line(error)}", where=self.folder,
                                   remedy="give a Hugging Face directory or hub name, or a GGUF file.") from error
 

@@ -35,9 +35,10 @@ def quantize_without_data(module: Linear, recipe: AffineRecipe) -> Linear:
                                     remedy="start from the float model.")
     weight, spec = module.weight, recipe.weight_quantizer()
     quantized = quantize_weight(weight, WeightLayout.OUT_IN, KEY, SiteParameters(quantizer, spec))
+    parts, _ = quantized.__tensor_flatten__()
     record = SiteRecord(KEY, "linear", "quantized", operations=[KEY], weights=["weight"],
                         activation=describe(quantizer), weight=describe(spec), bytes_before=weight.nbytes,
-                        bytes_after=quantized.qdata.numel() + 4 * quantized.scale.numel(), macs=weight.numel())
+                        bytes_after=sum(getattr(quantized, part).nbytes for part in parts), macs=weight.numel())
     quantized.plan = records_to_json([record])
     module.weight = Parameter(quantized, requires_grad=False)
     return module

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import SymInt, Tensor
+from torch import SymFloat, SymInt, Tensor
 from torch._dynamo.convert_frame import compile_lock
+from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+from torch._dynamo.symbolic_convert import TensorifyState
 from torch._guards import TracingContext, tracing
 from torch._inductor.compile_fx import compile_fx
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -32,6 +34,22 @@ class TracedInputs:
         self.mode = modes[0] if modes else FakeTensorMode()
         self.guarded: int | None = None
         self.symbols = [i for i, n in enumerate(placeholders) if isinstance(self.fake[n], SymInt)]
+
+    def specialize_floats(self) -> None:
+        """Have Dynamo trace again with floats as constants, where ``dynamic=True`` made them inputs.
+
+        Inductor asks for the same while it lowers, but then Dynamo is done; and a norm's epsilon is a constant.
+
+        Raises:
+            TensorifyScalarRestartAnalysis: what Dynamo expects from a backend in that case.
+        """
+        memos = [getattr(v, "item_memo", None) for v in self.fake.values()]
+        symbols = [m.node._expr.name for m in memos if isinstance(m, SymFloat) and hasattr(m.node._expr, "name")]
+        fresh = [s for s in symbols if not TensorifyState.should_specialize(s)]
+        for symbol in fresh:
+            TensorifyState.specialize(symbol)
+        if fresh:
+            raise TensorifyScalarRestartAnalysis
 
 
 class Executable:

@@ -86,7 +86,13 @@ def explain(model: Module) -> Report:
     if not records:
         raise NotPreparedError("nothing is known of the model yet", where=type(model).__name__,
                                remedy="quantize it, or compile it with backend='torchqx' and call it once.")
-    ordered = sorted(records.values(), key=lambda r: ORDER.index(r.kind) if r.kind in ORDER else len(ORDER))
+    places = {n: i for i, (n, _) in enumerate(model.named_parameters(remove_duplicate=False))}
+
+    def place(record: SiteRecord) -> tuple[int, int]:
+        kind = ORDER.index(record.kind) if record.kind in ORDER else len(ORDER)
+        return kind, min((places.get(w, len(places)) for w in record.weights), default=0)
+
+    ordered = sorted(records.values(), key=place)
     return Report(type(model).__name__, ordered)
 
 

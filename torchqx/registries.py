@@ -18,6 +18,14 @@ def rebuild_quantized_weight(**components: Any) -> QuantizedWeight:
     return weight
 
 
+def _set_state_and_check(weight: QuantizedWeight, state: Any) -> None:
+    """Where unpickling ends (``torch.load``). Raises CheckpointError unless the components fit."""
+    _set_state(weight, state)
+    check(weight)
+
+
+# Set from outside: torchao's base class gives each subclass its own __setstate__, over one in the class body.
+_set_state, QuantizedWeight.__setstate__ = QuantizedWeight.__setstate__, _set_state_and_check
 ALLOWED_AO_MODULES.add("torchqx")
 ALLOWED_CLASSES[QuantizedWeight.__name__] = rebuild_quantized_weight
 ALLOWED_TENSORS_SUBCLASSES.append(QuantizedWeight.__name__)

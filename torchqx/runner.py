@@ -90,7 +90,7 @@ class GraphRunner:
         outputs, states = self.calibration(args)
         if not self.session.calibration_only:
             with torch.inference_mode(False), torch.no_grad():
-                solve_ready(self, states, args)
+                solve_ready(self.session, states)
         return outputs
 
     def _tell_of_other_sites(self, args: Sequence[Any]) -> None:

@@ -1,10 +1,12 @@
 """Sequential calibration: each site sees the activations of a model whose earlier sites are quantized already.
 
-All remembered batches walk through the graph side by side, node by node, so that every node is computed once per batch
-and only live values are held.
+A walk goes through one graph, with all the batches that were remembered for it side by side, so that every node is
+computed once per batch and only live values are held. A model that was called in several shapes has several graphs:
+their walks go along together and wait for each other at every site, which is solved from the batches of all of them.
+What a graph break parts is walked part by part, each on the float model's inputs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,104 +16,145 @@ from torch.fx.node import map_arg
 
 from torchqx.calibration import Watch
 from torchqx.errors import TorchqxError
-from torchqx.fx_passes.sites import Form, LinearOp, LinearSite
+from torchqx.fx_passes.sites import Form, LinearOp
 from torchqx.progress import Progress, quiet
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
-from torchqx.session import Session
+from torchqx.session import Call, Session
 from torchqx.site_state import SiteState
 from torchqx.storage import QuantizedWeight
 
 
-def solve_sequentially(session: Session, progress: Progress) -> None:
-    """Solve every site of the graphs that the session's remembered calls went through, in graph order.
+def solve_sequentially(session: Session, states: list[SiteState], progress: Progress) -> None:
+    """Solve ``states``, in the order in which the session's remembered calls reach them.
 
     Args:
-        progress: wraps the loop over a graph's nodes; see :data:`torchqx.progress.Progress`.
+        progress: wraps the loop over the sites; see :data:`torchqx.progress.Progress`.
+
+    Raises:
+        NonFiniteError, ...: as :func:`torchqx.solve.solve_site`; the calls stay remembered.
     """
-    while session.batches:
-        runner, args = session.batches[0]
-        _walk(runner, _take(runner, args), lambda state: True, progress)
+    unsolved = {s for s in states if s.calibrating}
+    groups: dict[tuple, list[Call]] = {}
+    for call in session.batches:
+        groups.setdefault((call.runner, *call.weights()), []).append(call)
+    walks = [_Walk(calls, unsolved) for calls in groups.values() if unsolved & _states(calls[0])]
+    for _ in progress(range(len(unsolved)), "solving"):
+        standing = [w for w in walks if w.at is not None]
+        if not standing:
+            break  # the others were seen by no remembered call
+        state = next((w.at for w in standing if all(o.at is w.at or w.at not in o.ahead for o in standing)),
+                     standing[0].at)
+        there = [w for w in standing if w.at is state]
+        state.forget_activations()
+        for walk in there:
+            walk.show()
+        session.solve([state])
+        for walk in standing:
+            walk.go_on()
+    session.batches = [c for c in session.batches if any(s.calibrating for s in _states(c))]
 
 
-def solve_ready(runner: Any, states: list[SiteState], args: Sequence[Any]) -> None:
+def solve_ready(session: Session, states: list[SiteState]) -> None:
     """Under ``torch.compile``: solve those of ``states`` that have seen enough calls, as the recipe asks for.
 
     Raises:
         NonFiniteError, ...: as :func:`torchqx.solve.solve_site`; those sites then calibrate from the beginning.
     """
-    session = runner.session
     ready = [s for s in states if s.calibrating and s.calls >= session.recipe.calibration_steps]
     try:
-        if ready and session.recipe.calibration == "sequential":
-            _walk(runner, _take(runner, args), ready.__contains__, quiet)
-            session.batches = [(r, a) for r, a in session.batches if r.calibration.wanted(a)]
-        else:
-            session.solve(ready)
+        if session.recipe.calibration == "sequential":
+            solve_sequentially(session, ready, quiet)
+        session.solve(ready)
     except TorchqxError:
-        for state in ready:
-            if state.calibrating:
-                state.restart()
+        restarted = {s for s in ready if s.calibrating}
+        for state in restarted:
+            state.restart()
+        session.batches = [c for c in session.batches if not restarted & _states(c)]
         raise
 
 
-def _take(runner: Any, args: Sequence[Any]) -> list[Sequence[Any]]:
-    """Remove the remembered calls of ``runner`` with the weights of ``args``: layers of one class share a graph."""
-    def weights(values: Sequence[Any]) -> list[int]:
-        return [id(runner.weight(op, values)) for op in runner.operations]
-
-    kept, taken = [], []
-    for other, values in runner.session.batches:
-        mine = other is runner and weights(values) == weights(args)
-        (taken if mine else kept).append((other, values))
-    runner.session.batches = kept
-    return [values for _, values in taken]
+def _states(call: Call) -> set[SiteState]:
+    return {s for members in call.runner.calibration.states(call.args).values() for s in members}
 
 
-def _walk(runner: Any, batches: list[Sequence[Any]], wanted: Callable[[SiteState], bool], progress: Progress) -> None:
-    environments = [dict(zip(runner.traced.placeholders, args, strict=True)) for args in batches]
-    states = runner.calibration.states(batches[0])
-    operations = {op.node: (site, op) for site in states for op in site.ops}
-    last_use = {parent: node for node in runner.gm.graph.nodes for parent in node.all_input_nodes}
-    dying: dict[Node, list[Node]] = {}
-    for parent, node in last_use.items():
-        dying.setdefault(node, []).append(parent)
-    for node in progress(list(runner.gm.graph.nodes), "solving"):
-        if node.op in ("placeholder", "output"):
-            continue
-        if node in operations:
-            site, op = operations[node]
-            waiting = [s for s in dict.fromkeys(states[site]) if s.calibrating and wanted(s)]
-            _solve(runner, site, waiting, environments, batches)
-            for environment in environments:
-                environment[node] = _quantized(runner, op, environment)
-        else:
-            for environment in environments:
-                environment[node] = _compute(runner, node, environment)
-        for environment in environments:
-            for dead in dying.get(node, ()):
-                environment.pop(dead, None)
+class _Walk:
+    """A way through the graph of ``calls``, up to the next site of ``unsolved``.
 
+    Attributes:
+        at: the state of that site; None at the end.
+        ahead: the states that this walk has not passed yet.
+    """
 
-def _solve(runner: Any, site: LinearSite, waiting: list[SiteState], environments: list[dict], batches: list) -> None:
-    for state in waiting:
-        state.forget_activations()
-    for i, (environment, args) in enumerate(zip(environments, batches, strict=True)):
-        watch = Watch({site: waiting}, {site: None}, runner.calibration.padding(args))
-        for node, show in watch.activations().items():
-            show(environment[node])
-        for state in waiting:
-            if state.samples and i == state.sample_call:
+    def __init__(self, calls: list[Call], unsolved: set[SiteState]) -> None:
+        self.runner, self.calls = calls[0].runner, calls
+        self.states = self.runner.calibration.states(calls[0].args)
+        self.ahead = _states(calls[0]) & unsolved
+        self.environments = [dict(zip(self.runner.traced.placeholders, c.args, strict=True)) for c in calls]
+        self._steps = self._through()
+        self.at: SiteState | None = None
+        self.go_on()
+
+    def go_on(self) -> None:
+        """To the next state that still calibrates; stays where the one at hand does."""
+        while self.at is None or not self.at.calibrating:
+            self.ahead.discard(self.at)
+            self.at = next(self._steps, None)
+            if self.at is None:
+                return
+
+    def show(self) -> None:
+        """Show the state at hand what reaches its site now."""
+        state = self.at
+        site = next(site for site, members in self.states.items() if state in members)
+        for environment, call in zip(self.environments, self.calls, strict=True):
+            watch = Watch({site: [state]}, {site: None}, self.runner.calibration.padding(call.args))
+            for node, show in watch.activations().items():
+                show(environment[node])
+            if state.samples and state.sample_call is call:
                 state.samples[0].x = environment[site.x].float()
-    runner.session.solve(waiting)
+
+    def _through(self) -> Iterator[SiteState]:
+        nodes = list(self.runner.gm.graph.nodes)
+        operations = {op.node: (site, op) for site in self.states for op in site.ops}
+        dying = _last_uses(nodes, [op for _, op in operations.values()])
+        for node in nodes:
+            if node.op in ("placeholder", "output"):
+                continue
+            if node in operations:
+                site, op = operations[node]
+                yield from [s for s in dict.fromkeys(self.states[site]) if s in self.ahead]
+                self._compute(node, lambda environment, op=op: _quantized(self.runner, op, environment))
+            else:
+                self._compute(node, lambda environment, node=node: _float(self.runner, node, environment))
+            for environment in self.environments:
+                for dead in dying.get(node, ()):
+                    environment.pop(dead, None)
+
+    def _compute(self, node: Node, value: Callable[[dict[Node, Any]], Any]) -> None:
+        for environment in self.environments:
+            environment[node] = value(environment)
+
+
+def _last_uses(nodes: list[Node], operations: list[LinearOp]) -> dict[Node, list[Node]]:
+    """Node -> the computed values that nothing after it reads. A quantized matmul reads what its views were made of."""
+    reads = {op.node: [n for n in (op.x, op.bias, op.offsets) if n is not None] for op in operations}
+    last = {parent: n for n in nodes for parent in (*n.all_input_nodes, *reads.get(n, ()))}
+    dying: dict[Node, list[Node]] = {}
+    for parent, reader in last.items():
+        if parent.op != "placeholder":
+            dying.setdefault(reader, []).append(parent)
+    return dying
 
 
 def _quantized(runner: Any, op: LinearOp, environment: dict[Node, Any]) -> Any:
     weight = environment[op.weight]
     state = None if isinstance(weight, QuantizedWeight) else runner.session.states.get(weight)
     stored = None if state is None else state.quantized(weight)
-    if stored is None or op.form is Form.EXPERTS:
-        return _compute(runner, op.node, environment)
+    if stored is None:
+        return _float(runner, op.node, environment)
     x, bias = environment[op.x], None if op.bias is None else environment[op.bias]
+    if op.form is Form.EXPERTS:
+        return stored.matmul_experts(x, environment[op.offsets])
     if op.form is Form.CONV:
         return conv_result(stored.matmul_rows(conv_rows(x, tuple(weight.shape[2:])), bias))
     if op.form is Form.LEFT:
@@ -119,7 +162,7 @@ def _quantized(runner: Any, op: LinearOp, environment: dict[Node, Any]) -> Any:
     return stored.matmul_rows(x, bias)
 
 
-def _compute(runner: Any, node: Node, environment: dict[Node, Any]) -> Any:
+def _float(runner: Any, node: Node, environment: dict[Node, Any]) -> Any:
     args, kwargs = map_arg((node.args, node.kwargs), environment.__getitem__)
     if node.op == "get_attr":
         return getattr(runner.gm, node.target)

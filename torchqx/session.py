@@ -6,6 +6,7 @@ each find their own state, and a model that is gone takes its state along.
 
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,18 @@ from torchqx.site_state import Operation, SiteState
 from torchqx.solve import solve_site
 
 
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A calibrating call of a graph that sequential calibration will run again, with copies of its inputs."""
+
+    runner: Any
+    args: list[Any]
+
+    def weights(self) -> tuple[int, ...]:
+        """Tells models apart that share one graph."""
+        return tuple(id(self.runner.weight(op, self.args)) for op in self.runner.operations)
+
+
 class Session:
     """States and records under one recipe. ``lock`` guards calibration, solving and compilation."""
 
@@ -27,7 +40,7 @@ class Session:
         self.calibration_only = calibration_only
         self.lock = threading.RLock()
         self.states: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self.batches: list[tuple[Any, list[Any]]] = []
+        self.batches: list[Call] = []
         self.graph_records: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def state_of(self, site: LinearSite, weights: list[Tensor], names: list[str], skip: str) -> list[SiteState]:
@@ -60,11 +73,13 @@ class Session:
             if state.calibrating:
                 solve_site(state, state.weights())
 
-    def remember(self, runner: Any, args: Sequence[Any]) -> None:
+    def remember(self, runner: Any, args: Sequence[Any]) -> Call | None:
         """Keep a calibrating call's inputs where sequential calibration will run it again."""
-        if self.recipe.calibration == "sequential":
-            copies = [a.clone() if isinstance(a, Tensor) and not isinstance(a, Parameter) else a for a in args]
-            self.batches.append((runner, copies))
+        if self.recipe.calibration != "sequential":
+            return None
+        copies = [a.clone() if isinstance(a, Tensor) and not isinstance(a, Parameter) else a for a in args]
+        self.batches.append(Call(runner, copies))
+        return self.batches[-1]
 
     def add_records(self, anchors: dict[str, Tensor], records: list[SiteRecord]) -> None:
         """Remember what a graph says of its other sites, under every parameter that the graph reads.

@@ -50,7 +50,7 @@ class SiteState:
         self.samples: list[Sample] = []
         self.loss_on = "outputs"
         self.biases: list[Tensor | None] = [None] * len(operations)
-        self.calls = self.sample_call = 0
+        self.calls, self.sample_call = 0, None
         self.parameters: SiteParameters | None = None
         self.forget_activations()
         self._place: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -90,11 +90,16 @@ class SiteState:
         self.channels(x, mask)
         self.rows(x, mask)
 
-    def observe_region(self, region: Region, x: Tensor, values: dict[Any, Any], padding: Tensor | None) -> None:
-        """Keep one batch to measure ``region``'s loss on; batches of too many tokens are left to the row sample."""
+    def observe_region(self, region: Region, x: Tensor, values: dict[Any, Any], padding: Tensor | None,
+                       call: Any = None) -> None:
+        """Keep one batch to measure ``region``'s loss on; batches of too many tokens are left to the row sample.
+
+        Args:
+            call: what tells this batch from others, for whoever replaces its ``x`` later.
+        """
         if x.shape[:-1].numel() > REGION_TOKENS:
             return
-        self.sample_call = self.calls
+        self.sample_call = call
         self.samples.append(Sample(x.float(), region.bind(values), result_mask(padding, values[region.output].shape)))
         self.loss_on = region.on
 
@@ -121,9 +126,10 @@ class SiteState:
         self.forget_activations()
         self.samples.clear()
         self.loss_on = "outputs"
-        self.calls = self.sample_call = 0
+        self.calls, self.sample_call = 0, None
 
     def release(self) -> None:
         """Drop the statistics once the site is solved."""
         self.samples.clear()
+        self.sample_call = None
         self.rows = RowReservoir(site=self.record.key, capacity=1)

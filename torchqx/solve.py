@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from torchqx.errors import EquivalenceError, UnsupportedError
+from torchqx.errors import ConfigError, EquivalenceError, UnsupportedError
 from torchqx.fx_passes.prove import prove_linear
 from torchqx.observers import HistogramObserver, MeanMinMaxObserver, PercentileObserver
 from torchqx.observers.solvers import LinearProblem, LinearSolution, Sample, measure
@@ -48,6 +48,7 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
             raise UnsupportedError(f"a weight of {weight.dtype}", where=operation.key,
                                    remedy="quantize from float32, bfloat16 or float16.")
     matrices = [op.layout.to_matrix(w.detach()).float() for op, w in zip(state.operations, weights, strict=True)]
+    _check_groups(record.key, recipe, matrices[0].shape[-1])
     rows = state.rows.rows
     attempts = _attempts(state, matrices, rows)
     chosen = _choose(attempts, recipe)
@@ -71,8 +72,22 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
     if parameters is not None:
         _fill(record, parameters, chosen, recipe)
         record.expected_gain = FLOAT_TO_INT8_TIME[weights[0].dtype]
-        record.bytes_after = sum(m.numel() + 4 * m.shape[:-1].numel() for m in matrices)
+        record.bytes_after = sum(stored_bytes(m.shape, parameters.weight) for m in matrices)
     state.release()
+
+
+def stored_bytes(shape: torch.Size, quantizer: AffineQuantizer) -> int:
+    """Memory of a quantized [N, K] or [E, N, K]: codes, scales, and zero points where there are any."""
+    scales = {"tensor": 1, "channel": shape[:-1].numel(), "group": shape.numel() // (quantizer.group_size or 1)}
+    return shape.numel() + (4 if quantizer.symmetric else 8) * scales[quantizer.granularity]
+
+
+def _check_groups(key: str, recipe: AffineRecipe, columns: int) -> None:
+    for name, size in (("weight_group_size", recipe.weight_group_size),
+                       ("activation_group_size", recipe.activation_group_size)):
+        if size is not None and columns % size:
+            raise ConfigError(f"rows of {columns} do not split into {name}={size}", where=key,
+                              remedy="choose a divisor, or exclude the site.")
 
 
 def _attempts(state: SiteState, matrices: list[Tensor], rows: Tensor) -> list[Attempt]:

@@ -21,7 +21,6 @@ from torchqx.gradients import refuse_gradients
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
 from torchqx.transforms import Scale, Shift, Transform
-from torchqx.validate import check
 
 
 def encode_quantizer(quantizer: AffineQuantizer) -> str:
@@ -76,11 +75,6 @@ class QuantizedWeight(TorchAOBaseTensor):
         self.weight_quantizer, self.activation_quantizer, self.plan = weight_quantizer, activation_quantizer, plan
         self.zero_point, self.act_pre_scale = zero_point, act_pre_scale
         self.scale_and_zero, self.per_tensor_scale = scale_and_zero, per_tensor_scale
-
-    def __setstate__(self, state: Any) -> None:
-        """Where unpickling (``torch.load``) ends. Raises CheckpointError for components that do not fit together."""
-        super().__setstate__(state)
-        check(self)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Integers have no gradient, so this stays False (loaders switch it on for all that is floating point)."""
@@ -176,6 +170,19 @@ class QuantizedWeight(TorchAOBaseTensor):
                     y = y + extra.float()
             y = y.to(dtype)
         return refuse_gradients((x, bias), y) if torch.is_grad_enabled() else y
+
+    def matmul_experts(self, x: Tensor, offsets: Tensor) -> Tensor:
+        """The quantized product of rows [T, K], sorted by expert, with their experts' weights -> [T, N], in x's dtype.
+
+        Args:
+            offsets: where each expert's rows end, [E]; rows after the last end give zeros.
+        """
+        rows, weight, shifted = self.fake_quantized(x), self.transformed_matrix(), self.shift_bias
+        y, start = rows.new_zeros(rows.shape[0], weight.shape[1]), 0
+        for e, end in enumerate(offsets.tolist()):
+            y[start:end] = F.linear(rows[start:end], weight[e], None if shifted is None else shifted[e])
+            start = end
+        return y.to(x.dtype)
 
 
 def dequantize_matrix(qdata: Tensor, scale: Tensor, zero_point: Tensor | None, spec: AffineQuantizer) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_map_only
 
+from torchqx.errors import AlreadyQuantizedError
 from torchqx.layouts import WeightLayout
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
 from torchqx.storage import QuantizedWeight
@@ -61,6 +62,24 @@ def _conv(func: Callable, types: Any, args: tuple, kwargs: dict) -> Tensor:
         return _dequantized(func, (x, weight, bias, *rest), named)
 
     return call(*args, **{{"input": "x"}.get(k, k): v for k, v in kwargs.items()})
+
+
+@QuantizedWeight.implements(aten.copy_.default)
+def _copy(func: Callable, types: Any, args: tuple, kwargs: dict) -> QuantizedWeight:
+    """What ``load_state_dict`` does: the target takes over the source's content, whatever its quantizers and plan."""
+    target, source = args[:2]
+    if not (isinstance(target, QuantizedWeight) and isinstance(source, QuantizedWeight)
+            and target.matrix_layout == source.matrix_layout and target.shape == source.shape):
+        raise AlreadyQuantizedError("a quantized weight and another tensor do not fit into each other", where="copy_",
+                                    remedy="load a checkpoint of the same kind, or use load_state_dict(assign=True).")
+    for name in (*QuantizedWeight.tensor_data_names, *QuantizedWeight.optional_tensor_data_names):
+        value = getattr(source, name)
+        setattr(target, name, None if value is None else value.detach().to(target.device, copy=True))
+    target.weight_quantizer, target.activation_quantizer = source.weight_quantizer, source.activation_quantizer
+    target.plan = source.plan
+    for name in ("weight_spec", "activation_spec"):
+        target.__dict__.pop(name, None)
+    return target
 
 
 @QuantizedWeight.implements(aten._to_copy.default)

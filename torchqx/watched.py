@@ -30,7 +30,8 @@ def version_of(tensor: Tensor) -> Version:
     """Changes when ``tensor`` is written to in place, or given other storage.
 
     The weak reference keeps the storage's identity, not its memory, so that no later storage is taken for it. What torch
-    keeps no count of does not show: writes through ``.data``, and those to tensors made in inference mode.
+    keeps no count of does not show: writes through ``.data``, and those to tensors made in inference mode. (See
+    :func:`torchqx.refresh`.)
     """
     part = plain_part(tensor)
     return (None if part.is_inference() else part._version), part.data_ptr(), StorageWeakRef(part.untyped_storage())

@@ -18,8 +18,8 @@ from torchqx.errors import (
     TorchqxError,
     UnsupportedError,
 )
-from torchqx.huggingface import attach
 from torchqx.full_names import linear_records, other_records
+from torchqx.huggingface import attach
 from torchqx.plan import SiteRecord, records_to_json
 from torchqx.progress import Progress, quiet
 from torchqx.recipe import AffineRecipe
@@ -108,7 +108,7 @@ def convert(model: Module, progress: Progress = quiet) -> Module:
                            remedy="check the recipe's include, exclude and quantize_head.")
     with torch.inference_mode(False), torch.no_grad():
         if session.recipe.calibration == "sequential":
-            solve_sequentially(session, progress)
+            solve_sequentially(session, states, progress)
         if world() > 1:
             solve_together(session, states)
         else:

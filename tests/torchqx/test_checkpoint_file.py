@@ -28,8 +28,8 @@ def weight(rows: int = 7, columns: int = 12) -> torchqx.QuantizedWeight:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     shared = torch.randn(3, 4)
-    tensors = {"up": weight(), "up_b": weight(5, 6), "layer.weight": weight(63, 100), "a.half": torch.ones(2).bfloat16(),
-               "scalar": torch.tensor(3), "empty": torch.empty(0, 4), "one.w": shared, "two.w": shared,
+    tensors = {"up": weight(), "up_b": weight(5, 6), "layer.weight": weight(63, 100), "one.w": shared, "two.w": shared,
+               "a.half": torch.ones(2).bfloat16(), "scalar": torch.tensor(3), "empty": torch.empty(0, 4),
                "view": torch.arange(12.0).reshape(3, 4).t(), "flag": torch.tensor([True, False])}
     write(Checkpoint(tensors, [SiteRecord("a", "norm", "skipped", "why")]), tmp_path / "a.safetensors")
     tensors_of.clear()
@@ -62,20 +62,25 @@ def test_round_trip(file: Path) -> None:
     assert found.records == [SiteRecord("a", "norm", "skipped", "why")]
     for name, tensor in tensors_of.items():
         other = found.tensors[name]
-        assert type(other) is type(tensor) and other.shape == tensor.shape and other.dtype == tensor.dtype
+        assert type(other) is type(tensor)
+        assert other.shape == tensor.shape
+        assert other.dtype == tensor.dtype
         if isinstance(tensor, torchqx.QuantizedWeight):
-            assert torch.equal(other.qdata, tensor.qdata) and torch.equal(other.scale, tensor.scale)
+            assert torch.equal(other.qdata, tensor.qdata)
+            assert torch.equal(other.scale, tensor.scale)
         else:
             assert torch.equal(other, tensor)
 
 
 def test_writing_replaces_the_file_whole(file: Path) -> None:
     write(Checkpoint({"b.c": torch.ones(2)}, []), file)
-    assert list(read(file).tensors) == ["b.c"] and len(list(file.parent.iterdir())) == 1
+    assert list(read(file).tensors) == ["b.c"]
+    assert len(list(file.parent.iterdir())) == 1
 
 
 def test_file_in() -> None:
-    assert file_in("x") == Path("x/torchqx.safetensors") and file_in("x/y.safetensors") == Path("x/y.safetensors")
+    assert file_in("x") == Path("x/torchqx.safetensors")
+    assert file_in("x/y.safetensors") == Path("x/y.safetensors")
 
 
 def test_an_entry_that_is_no_tensor(tmp_path: Path) -> None:
@@ -158,7 +163,8 @@ def test_a_forged_file(file: Path, change: Change, match: str | None) -> None:
         return
     with pytest.raises(CheckpointError, match=match) as raised:
         read(file)
-    assert str(file) in str(raised.value) and "Remedy" in str(raised.value)
+    assert str(file) in str(raised.value)
+    assert "Remedy" in str(raised.value)
 
 
 def test_tensors_of_other_kinds_are_refused(tmp_path: Path) -> None:

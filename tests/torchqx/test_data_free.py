@@ -13,7 +13,8 @@ TOKEN = torchqx.MinMaxConfig(activation="token")
 
 @pytest.mark.parametrize("recipe", [
     TOKEN,
-    torchqx.MinMaxConfig(activation="group", activation_group_size=25, weight_granularity="group", weight_group_size=50),
+    torchqx.MinMaxConfig(activation="group", activation_group_size=25, weight_granularity="group",
+                         weight_group_size=50),
     torchqx.MinMaxConfig(activation="token", weight_granularity="tensor", weight_symmetric=False),
 ])
 def test_quantizes_within_8_bits(recipe: torchqx.MinMaxConfig) -> None:
@@ -23,7 +24,8 @@ def test_quantizes_within_8_bits(recipe: torchqx.MinMaxConfig) -> None:
     assert quantize_without_data(module, recipe) is module
     assert (module(x) - expected).norm() < 0.03 * expected.norm()
     record = records_from_json(module.weight.plan)[0]
-    assert record.status == "quantized" and record.bytes_before == 4 * 6300
+    assert record.status == "quantized"
+    assert record.bytes_before == 4 * 6300
     parts, _ = module.weight.__tensor_flatten__()
     assert record.bytes_after == sum(getattr(module.weight, p).nbytes for p in parts)
 
@@ -41,7 +43,7 @@ def test_through_quantize_with_torchaos_default_filter() -> None:
 def test_recipes_that_need_data_say_so(recipe: torchqx.MinMaxConfig) -> None:
     module = nn.Linear(4, 4)
     before = module.weight
-    with pytest.raises(ConfigError, match="has to see data.*Remedy: .*calibrate"):
+    with pytest.raises(ConfigError, match=r"has to see data.*Remedy: .*calibrate"):
         quantize_(module, recipe)
     assert module.weight is before
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchao.quantization import FqnToConfig, Int8WeightOnlyConfig, quantize_
 from torchao.utils import TorchAOBaseTensor
@@ -60,9 +60,9 @@ def inputs() -> dict[str, Tensor]:
     return ARCHITECTURES["llama"].inputs(2, 12)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "mixtral", "vit"])
+@pytest.mark.parametrize("name", ["gpt2", "mixtral", "vit"])
 def test_save_and_load(name: str, tmp_path: Path) -> None:
-    """Linears with biases, [in, out] weights with a tied head, stacked experts merged on load, a patch embedding."""
+    """[in, out] weights with biases and a tied head; stacked experts, merged on load; a patch embedding."""
     architecture = ARCHITECTURES[name]
     batch = architecture.inputs(2, 12)
     architecture.build().save_pretrained(tmp_path / "float")
@@ -98,39 +98,34 @@ def test_saved_again_after_loading(llama: PreTrainedModel, tmp_path: Path) -> No
     same(AutoModelForCausalLM.from_pretrained(tmp_path / "2"), llama, inputs())
 
 
-def test_bfloat16_generates_the_same(tmp_path: Path) -> None:
-    ARCHITECTURES["llama"].build().to(torch.bfloat16).save_pretrained(tmp_path / "float")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "float")
-    assert model.dtype == torch.bfloat16
-    torchqx.quantize(model, RECIPE, [inputs()])
+def test_generate_under_the_backend(llama: PreTrainedModel, tmp_path: Path) -> None:
+    llama.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompt, asked = inputs()["input_ids"][1:, :6], {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    eager = output(loaded, {"input_ids": prompt})[:, -1]
+    loaded.compile(backend="torchqx", options={"lowering": "eager"})
+    done = loaded.generate(prompt, **asked, output_logits=True, return_dict_in_generate=True)
+    assert done.sequences.shape == (1, 9)
+    assert (done.logits[0] - eager).norm() < 0.01 * eager.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantized_on_load(dtype: torch.dtype, tmp_path: Path) -> None:
+    ARCHITECTURES["llama"].build().to(dtype).save_pretrained(tmp_path / "float")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "float")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "float", quantization_config=TorchAoConfig(TOKEN))
+    assert plain.dtype == model.dtype == dtype
+    assert len(quantized_weights(model)) == 14
+    reference = output(plain, inputs())
+    assert (output(model, inputs()) - reference).norm() < 0.05 * reference.norm()
     model.save_pretrained(tmp_path / "int8")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "int8")
     same(loaded, model, inputs())
     prompt, asked = inputs()["input_ids"][1:, :6], {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
-    expected = model.generate(prompt, **asked)
-    assert torch.equal(loaded.generate(prompt, **asked), expected)
+    assert torch.equal(loaded.generate(prompt, **asked), model.generate(prompt, **asked))
 
 
-def test_generate_under_the_backend(llama: PreTrainedModel, tmp_path: Path) -> None:
-    llama.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    eager = output(loaded, inputs())
-    loaded.compile(backend="torchqx", options={"lowering": "eager"})
-    torch.testing.assert_close(output(loaded, inputs()), eager, rtol=2e-3, atol=2e-3)
-    assert loaded.generate(inputs()["input_ids"][1:, :6], max_new_tokens=3, do_sample=False).shape == (1, 9)
-
-
-def test_quantized_on_load(tmp_path: Path) -> None:
-    ARCHITECTURES["llama"].build().save_pretrained(tmp_path / "float")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "float", quantization_config=TorchAoConfig(TOKEN))
-    reference = output(ARCHITECTURES["llama"].build(), inputs())
-    assert len(quantized_weights(model)) == 14
-    assert (output(model, inputs()) - reference).norm() < 0.05 * reference.norm()
-    model.save_pretrained(tmp_path / "int8")
-    same(AutoModelForCausalLM.from_pretrained(tmp_path / "int8"), model, inputs())
-
-
-def test_a_recipe_that_needs_data_is_refused_on_load(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_a_recipe_that_needs_data_is_refused_on_load(tmp_path: Path) -> None:
     ARCHITECTURES["llama"].build().save_pretrained(tmp_path)
     # transformers collects what conversions raise in a report that it logs, and raises its own error.
     with pytest.raises(RuntimeError, match="conversion"):
@@ -163,7 +158,8 @@ def test_attach_after_linears_on_their_own(tmp_path: Path) -> None:
 
 def test_attach_leaves_others_alone() -> None:
     float_model = ARCHITECTURES["llama"].build()
-    assert attach(float_model, TOKEN) is float_model and not hasattr(float_model, "hf_quantizer")
+    assert attach(float_model, TOKEN) is float_model
+    assert not hasattr(float_model, "hf_quantizer")
     plain = nn.Sequential(nn.Linear(4, 4))
     quantize_(plain, TOKEN)
     assert not hasattr(attach(plain, TOKEN), "hf_quantizer")

@@ -18,8 +18,9 @@ SHAPES = {WeightLayout.OUT_IN: (7, 12), WeightLayout.IN_OUT: (12, 7), WeightLayo
           WeightLayout.EXPERTS_OUT_IN: (3, 7, 12), WeightLayout.EXPERTS_IN_OUT: (3, 12, 7)}
 
 
-def made(layout: WeightLayout = WeightLayout.OUT_IN, bits: int = 8, symmetric: bool = True, granularity: str = "channel",
-         static: bool = True, transformed: bool = True, dtype: torch.dtype = torch.float32) -> QuantizedWeight:
+def made(layout: WeightLayout = WeightLayout.OUT_IN, bits: int = 8, symmetric: bool = True,
+         granularity: str = "channel", static: bool = True, transformed: bool = True,
+         dtype: torch.dtype = torch.float32) -> QuantizedWeight:
     generator = torch.Generator().manual_seed(0)
     group = 4 if granularity == "group" else None
     activation = AffineQuantizer(bits) if static else AffineQuantizer(bits, granularity="token", dynamic=True)
