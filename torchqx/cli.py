@@ -34,7 +34,7 @@ Saved = Annotated[str, typer.Argument(metavar="DIR", help="What `torchqx quantiz
 
 
 def readable(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with its errors as one line on stderr: exit code 2 for typed ones, 1 for others; --debug raises them."""
+    """``command`` with its errors as one line on stderr: code 2 for typed ones, 1 for others; --debug raises them."""
 
     @functools.wraps(command)
     def call(*args: Any, debug: bool, **options: Any) -> None:

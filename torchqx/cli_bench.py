@@ -21,7 +21,7 @@ from torchqx.errors import UnsupportedError
 from torchqx.progress import Progress, quiet
 from torchqx.storage import QuantizedWeight
 
-ROUNDS = 7
+ROUNDS = 5
 TURN_SECONDS = 0.3
 FLOAT_ARMS = {"float32, compiled": torch.float32, "bfloat16, compiled": torch.bfloat16}
 OURS = "torchqx"

@@ -80,6 +80,16 @@ class QuantizedWeight(TorchAOBaseTensor):
         """Integers have no gradient, so this stays False (loaders switch it on for all that is floating point)."""
         return self
 
+    def __tensor_flatten__(self) -> tuple[list[str], dict[str, Any]]:
+        # Dynamo's guards ask twice per weight and call, so the answer is kept until a component changes.
+        if "_flat" not in self.__dict__:
+            self.__dict__["_flat"] = super().__tensor_flatten__()
+        return self.__dict__["_flat"]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self.__dict__.pop("_flat", None)
+
     @classmethod
     def __metadata_guard__(cls, original: Any, other: Any) -> bool:
         # The compiled graph looks each weight up by identity when it is called, so nothing is to be guarded here.

@@ -52,7 +52,7 @@ def test_one_lowering_serves_all_sizes(model: nn.Module, monkeypatch: pytest.Mon
 def test_sizes_that_lowering_excluded_run_uncompiled_with_a_warning(model: nn.Module, monkeypatch: pytest.MonkeyPatch):
     seen = lowering(monkeypatch, lambda size: bool(size < 10))
     compiled = torch.compile(model, backend="torchqx", dynamic=True)
-    compiled(batch(rows=7))
+    compiled(batch(rows=5))
     assert seen[1:] == ["compiled"]
     x = batch(rows=12)
     with pytest.warns(TorchqxWarning, match="12"):
@@ -69,7 +69,7 @@ def test_guards_of_the_first_lowering_bind_the_second(monkeypatch: pytest.Monkey
     models = [torchqx.quantize(Net(), recipe, [batch()]) for recipe in (RECIPE, narrow)]
     compiled = [torch.compile(m, backend="torchqx", dynamic=True) for m in models]
     for m, c in zip(models, compiled, strict=True):
-        assert error(c(batch(rows=7)), m(batch(rows=7))) < ROUNDING
+        assert error(c(batch(rows=5)), m(batch(rows=5))) < ROUNDING
     assert seen.count("compiled") == 2
     for m, c in zip(models, compiled, strict=True):
         with pytest.warns(TorchqxWarning, match="12"):

@@ -1,0 +1,78 @@
+"""Function-preserving transforms are proved; wrong ones are refused."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.fx_passes.rewrite import STATIC, Code, quantized
+from torch import Tensor, nn
+
+import torchqx
+from torchqx import solve
+from torchqx.errors import EquivalenceError
+from torchqx.fx_passes.prove import prove_linear, relative_error
+from torchqx.transforms import Scale, Shift
+
+
+class WrongBias(Shift):
+    """A shift whose bias is one in a million off."""
+
+    def bias(self, weight: Tensor) -> Tensor:
+        return super().bias(weight) * (1 + 1e-6)
+
+
+class NotUndone(Scale):
+    """A scale that the weight does not take."""
+
+    def absorb(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+@given(st.integers(0, 2**31), st.sampled_from([(5, 63), (3, 7, 20)]))
+def test_shift_and_scale_hold(seed: int, shape: tuple[int, ...]) -> None:
+    random = torch.Generator().manual_seed(seed)
+    k = shape[-1]
+    shift = Shift(torch.randn(k, generator=random) * 100)
+    scale = Scale(torch.rand(k, generator=random) * 50 + 0.01)
+    rows, weight = torch.randn(11, k, generator=random), torch.randn(shape, generator=random)
+    prove_linear("site", rows, weight, [shift, scale])
+
+
+@pytest.mark.parametrize("wrong", [WrongBias, NotUndone])
+def test_a_wrong_transform_is_refused(wrong: type) -> None:
+    with pytest.raises(EquivalenceError, match=r"block\.up: .*float64.*Remedy"):
+        prove_linear("block.up", torch.randn(9, 16), torch.randn(5, 16), [wrong(torch.rand(16) + 0.5)])
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(EquivalenceError):
+        prove_linear("site", torch.randn(9, 16), torch.randn(5, 16), [Scale(torch.zeros(16))])
+
+
+def test_relative_error() -> None:
+    assert relative_error(torch.tensor([1.0, 2.5]), torch.tensor([1.0, 2.0])) == 0.25
+    assert relative_error(torch.zeros(3), torch.zeros(3)) == 0
+    assert relative_error(torch.ones(3), torch.zeros(3)) == 1
+
+
+def test_every_weight_of_a_solve_is_proved() -> None:
+    layers = [nn.Linear(16, 16) for _ in range(3)]
+    with patch.object(solve, "prove_linear", wraps=prove_linear) as proof:
+        quantized(Code(lambda x, a, b, c: c(a(x) + b(x)), *layers), STATIC, torch.randn(9, 16))
+    assert sorted(call.args[0] for call in proof.call_args_list) == [f"layers.{i}:linear:0" for i in range(3)]
+    assert all(call.args[3] for call in proof.call_args_list), "with its transforms"
+
+
+def test_a_site_without_proof_stays_float_and_the_report_says_so() -> None:
+    def refuse(site, *_):
+        if "layers.0" in site:
+            raise EquivalenceError("the transformed matmul differs", where=site, remedy="exclude it.")
+
+    x = torch.randn(9, 16)
+    with patch.object(solve, "prove_linear", refuse):
+        model = quantized(Code(lambda x, a, b: b(a(x).relu()), nn.Linear(16, 16), nn.Linear(16, 16)), STATIC, x)
+    first, second = (torchqx.explain(model)[f"layers.{i}:linear:0"] for i in range(2))
+    assert (first.status, second.status) == ("float", "quantized")
+    assert "differs" in first.reason and first.bytes_after == first.bytes_before
