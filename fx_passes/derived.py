@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from torchqx.inductor_kernels.int8_linear.pack import column_sums, pack_int8_weight
+from torchqx.inductor_kernels.int8_linear.pack import PANEL, column_sums, pack_int8_weight
 from torchqx.storage import QuantizedWeight
 
 Build = Callable[[list[QuantizedWeight], list[Tensor | None]], Tensor]
@@ -32,7 +32,8 @@ class Derived:
 
 
 def _beside(parts: list[Tensor]) -> Tensor:
-    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
+    # Never a component itself: what is derived must not keep alive the tensor under which it is looked up.
+    return parts[0].contiguous().detach() if len(parts) == 1 else torch.cat(parts)
 
 
 def plain(weights: list[QuantizedWeight], _: list) -> Tensor:
@@ -41,8 +42,14 @@ def plain(weights: list[QuantizedWeight], _: list) -> Tensor:
 
 
 def packed(weights: list[QuantizedWeight], _: list) -> Tensor:
-    """int8 in the CPU kernel's order."""
-    return pack_int8_weight(plain(weights, _))
+    """int8 in the CPU kernel's order. The weights hold their parts of it from now on, where those are whole panels."""
+    wide = pack_int8_weight(plain(weights, _))
+    rows = [w.matrix_shape[0] for w in weights]
+    if len(weights) == 1 or all(r % PANEL == 0 for r in rows):
+        panels = wide.split([-(-r // PANEL) for r in rows])
+        for weight, part in zip(weights, panels, strict=True):
+            weight.hold_packed(part)
+    return wide
 
 
 def weight_scale(weights: list[QuantizedWeight], _: list) -> Tensor:
@@ -57,7 +64,7 @@ def weight_zero(weights: list[QuantizedWeight], _: list) -> Tensor:
 
 def _per_row(weight: QuantizedWeight, values: Tensor) -> Tensor:
     whole = weight.weight_spec.granularity == "tensor"
-    return values.expand(weight.qdata.shape[:-1]).contiguous() if whole else values
+    return values.expand(weight.matrix_shape[:-1]).contiguous() if whole else values
 
 
 def column_sum(weights: list[QuantizedWeight], _: list) -> Tensor:
@@ -101,7 +108,7 @@ def bias(weights: list[QuantizedWeight], biases: list[Tensor | None]) -> Tensor:
     """b + W z, float32 [N] or [E, N]; zeros where a weight has neither."""
     parts = []
     for weight, own in zip(weights, biases, strict=True):
-        total = torch.zeros(weight.qdata.shape[:-1], device=weight.device)
+        total = torch.zeros(weight.matrix_shape[:-1], device=weight.device)
         for extra in (weight.shift_bias, own):
             total = total if extra is None else total + extra.detach().float()
         parts.append(total)

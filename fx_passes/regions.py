@@ -20,8 +20,10 @@ from torch.fx.node import map_arg
 
 from torchqx.fx_passes.in_place import written
 from torchqx.fx_passes.sites import Form, GraphSites, LinearOp, LinearSite
+from torchqx.fx_passes.sites.ops import op_name
 
 PRODUCTS = (operator.mul, torch.mul, "mul")
+CUTS = ("getitem", "narrow", "select", "slice")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ def find_region(site: LinearSite, sites: GraphSites) -> Region | None:
             return _cut(sources, attention.node, set(reached) | set(attention.nodes) | {attention.node}, "attention")
     reads = {other.x for other in sites.linears}
     for node in reached:
-        if node in reads and node.target in PRODUCTS and all(isinstance(a, Node) and a in reached for a in node.args):
+        if node in reads and node.target in PRODUCTS and _gates(node, set(sources)):
             return _cut(sources, node, reached, "gated product")
     return None
 
@@ -73,6 +75,27 @@ def _adds_more_than_a_vector(op: LinearOp) -> bool:
     """Whether what the op adds to its matmul is a tensor [..., N]: no part of the outputs that a candidate gives."""
     value = None if op.bias is None else op.bias.meta.get("example_value")
     return isinstance(value, Tensor) and value.dim() != 1
+
+
+def _gates(product: Node, sources: set[Node]) -> bool:
+    """Whether the factors come from different matmuls, or different parts of one; GELU spelled out multiplies too."""
+    parts = [_parts(factor, sources) for factor in product.args if isinstance(factor, Node)]
+    return len(parts) == 2 and all(parts) and parts[0].isdisjoint(parts[1])
+
+
+def _parts(value: Node, sources: set[Node]) -> set[Node]:
+    """The matmuls, or the parts cut out of them, that ``value`` is computed from."""
+    found, queue, seen = set(), [value], set()
+    while queue:
+        node = queue.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node in sources or (op_name(node) in CUTS and _parts(node.args[0], sources)):
+            found.add(node)
+        else:
+            queue += node.all_input_nodes
+    return found
 
 
 def _forward(sources: list[Node], borders: set[Node]) -> dict[Node, None]:

@@ -48,7 +48,10 @@ class Report:
         }
 
     def __getitem__(self, key: str) -> SiteRecord:
-        return next(s for s in self.sites if s.key == key)
+        found = [s for s in self.sites if s.key == key]
+        if not found:
+            raise KeyError(key)
+        return found[0]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(title=f"{self.model}: sites", header_style="bold", row_styles=["", "dim"])

@@ -1,7 +1,7 @@
 """Records with the names of the whole model.
 
-A graph traced from a part of a model (a layer compiled on its own, what follows a graph break) names its sites from that
-part, and serves every instance of it. The parameters that came in tell which instance it was.
+A graph traced from a part of a model (a layer compiled on its own, what follows a graph break) names its sites from
+that part, and serves every instance of it. The parameters that came in tell which instance it was.
 """
 
 from dataclasses import replace

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from torchqx.errors import ConfigError
 from torchqx.observers.solvers import OutlierSuppressionPlusSolver, Solver
 from torchqx.recipe import AffineRecipe
 
@@ -18,6 +19,13 @@ class OutlierSuppressionPlusConfig(AffineRecipe):
 
     shift: Literal["auto"] | bool = "auto"
     grid_steps: int | None = 14
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (isinstance(self.shift, bool) or self.shift == "auto"):
+            raise ConfigError(f"{self.shift!r} is no choice", where="shift", remedy="give True, False or 'auto'.")
+        if self.grid_steps is not None and (not isinstance(self.grid_steps, int) or self.grid_steps < 1):
+            raise ConfigError(f"{self.grid_steps!r} candidates", where="grid_steps", remedy="give 1 or more, or None.")
 
     def solver(self) -> Solver:
         return OutlierSuppressionPlusSolver(shift=self.shift, steps=self.grid_steps)

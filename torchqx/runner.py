@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.utils.weak import WeakIdKeyDictionary
 
 from torchqx.calibration import Calibration
 from torchqx.executable import Executable, TracedInputs
@@ -64,7 +63,6 @@ class GraphRunner:
         self.anchor = self.position[self.operations[0].weight] if self.operations else None
         self.executables: dict[tuple, Executable] = {}
         self.bindings: dict[int, Binding] = {}
-        self.derived: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def __call__(self, *args: Any) -> Any:
         if torch.is_grad_enabled():
@@ -141,8 +139,8 @@ class GraphRunner:
         stored = [weights[n] for n in item.weights]
         others = [None if n is None else args[self.position[n]] for n in item.others]
         versions = [None if t is None else version_of(t) for t in (*stored, *others)]
-        made = self.derived.setdefault(plain_part(stored[0]), {})
-        key = (item.build, item.weights, item.others)
+        made = self.session.derived.setdefault(plain_part(stored[0]), {})
+        key = (item.build, *(id(plain_part(t)) for t in stored[1:]), *map(id, others))
         if key not in made or made[key][0] != versions:
             with torch.inference_mode(False), torch.no_grad():
                 made[key] = versions, item.build(stored, others)

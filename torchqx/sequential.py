@@ -16,7 +16,7 @@ from torch.fx.node import map_arg
 
 from torchqx.calibration import Watch
 from torchqx.errors import TorchqxError
-from torchqx.fx_passes.sites import Form, LinearOp
+from torchqx.fx_passes.sites import Form, LinearOp, LinearSite
 from torchqx.progress import Progress, quiet
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
 from torchqx.session import Call, Session
@@ -116,7 +116,7 @@ class _Walk:
     def _through(self) -> Iterator[SiteState]:
         nodes = list(self.runner.gm.graph.nodes)
         operations = {op.node: (site, op) for site in self.states for op in site.ops}
-        dying = _last_uses(nodes, [op for _, op in operations.values()])
+        dying = _last_uses(nodes, operations)
         for node in nodes:
             if node.op in ("placeholder", "output"):
                 continue
@@ -135,9 +135,10 @@ class _Walk:
             environment[node] = value(environment)
 
 
-def _last_uses(nodes: list[Node], operations: list[LinearOp]) -> dict[Node, list[Node]]:
+def _last_uses(nodes: list[Node], operations: dict[Node, tuple[LinearSite, LinearOp]]) -> dict[Node, list[Node]]:
     """Node -> the computed values that nothing after it reads. A quantized matmul reads what its views were made of."""
-    reads = {op.node: [n for n in (op.x, op.bias, op.offsets) if n is not None] for op in operations}
+    reads = {node: [n for n in (site.x, op.x, op.bias, op.offsets) if n is not None]
+             for node, (site, op) in operations.items()}
     last = {parent: n for n in nodes for parent in (*n.all_input_nodes, *reads.get(n, ()))}
     dying: dict[Node, list[Node]] = {}
     for parent, reader in last.items():

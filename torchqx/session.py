@@ -41,6 +41,7 @@ class Session:
         self.lock = threading.RLock()
         self.states: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.batches: list[Call] = []
+        self.derived: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.graph_records: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def state_of(self, site: LinearSite, weights: list[Tensor], names: list[str], skip: str) -> list[SiteState]:
@@ -101,7 +102,7 @@ class Session:
 
     def knows(self, model: Module) -> bool:
         """Whether a graph with a parameter of ``model`` was seen."""
-        return any(p in self.states or self.records_at(p) for p in model.parameters())
+        return any(p in self.states or p in self.graph_records for p in model.parameters())
 
 
 class Sessions:

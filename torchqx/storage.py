@@ -18,6 +18,7 @@ from torchao.utils import TorchAOBaseTensor
 
 from torchqx.errors import AlreadyQuantizedError, CheckpointError, ShapeError
 from torchqx.gradients import refuse_gradients
+from torchqx.inductor_kernels.int8_linear.pack import unpack_int8_weight
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
 from torchqx.transforms import Scale, Shift, Transform
@@ -39,7 +40,7 @@ def decode_quantizer(text: str) -> AffineQuantizer:
 class QuantizedWeight(TorchAOBaseTensor):
     """A quantized parameter. Its shape and dtype are the float parameter's.
 
-    The components' names are the ones that Hugging Face's torchao loader accepts; the properties below give them meaning.
+    The components have the names that Hugging Face's torchao loader accepts; the properties give them meaning.
 
     | component | property | content |
     |---|---|---|
@@ -57,8 +58,9 @@ class QuantizedWeight(TorchAOBaseTensor):
         plan: JSON list of site records that travel with this weight.
     """
 
-    tensor_data_names = ["qdata", "scale"]  # noqa: RUF012 (the base class's protocol)
-    tensor_attribute_names = ["full_shape", "dtype", "matrix_layout", "weight_quantizer", "activation_quantizer", "plan"]  # noqa: RUF012
+    tensor_data_names = ["qdata", "scale"]  # noqa: RUF012
+    tensor_attribute_names = ["full_shape", "dtype", "matrix_layout", "weight_quantizer",  # noqa: RUF012
+                              "activation_quantizer", "plan"]
     optional_tensor_data_names = ["zero_point", "act_pre_scale", "scale_and_zero", "per_tensor_scale"]  # noqa: RUF012
 
     def __new__(cls, qdata: Tensor, scale: Tensor, full_shape: list[int], dtype: torch.dtype, *rest: Any,
@@ -71,7 +73,8 @@ class QuantizedWeight(TorchAOBaseTensor):
                  zero_point: Tensor | None = None, act_pre_scale: Tensor | None = None,
                  scale_and_zero: Tensor | None = None, per_tensor_scale: Tensor | None = None) -> None:
         super().__init__()
-        self.qdata, self.scale, self.full_shape, self.matrix_layout = qdata, scale, list(full_shape), matrix_layout
+        self.qdata = qdata
+        self.scale, self.full_shape, self.matrix_layout = scale, list(full_shape), matrix_layout
         self.weight_quantizer, self.activation_quantizer, self.plan = weight_quantizer, activation_quantizer, plan
         self.zero_point, self.act_pre_scale = zero_point, act_pre_scale
         self.scale_and_zero, self.per_tensor_scale = scale_and_zero, per_tensor_scale
@@ -88,7 +91,20 @@ class QuantizedWeight(TorchAOBaseTensor):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        self.__dict__.pop("_flat", None)
+        if name in COMPONENTS:
+            self.__dict__.pop("_flat", None)
+            self.__dict__.pop("_identity", None)
+
+    @property
+    def identity(self) -> Tensor:
+        """An empty tensor that is this content's own: it goes along when torch swaps two tensors, and ends with it.
+
+        Weak references point to it, since torch refuses to swap (``Module.to``) tensors that have some themselves.
+        """
+        if "_identity" not in self.__dict__:
+            with torch.inference_mode(False):
+                self.__dict__["_identity"] = torch.empty(0)
+        return self.__dict__["_identity"]
 
     @classmethod
     def __metadata_guard__(cls, original: Any, other: Any) -> bool:
@@ -115,19 +131,37 @@ class QuantizedWeight(TorchAOBaseTensor):
         return decode_quantizer(self.activation_quantizer)
 
     @property
+    def qdata(self) -> Tensor:
+        """int8 codes, [N, K] or [E, N, K]; made from the packed form where only that is held."""
+        return self._codes if self._packed is None else unpack_int8_weight(self._packed, *self.matrix_shape)
+
+    @qdata.setter
+    def qdata(self, codes: Tensor) -> None:
+        self._codes, self._packed = codes, None
+
+    def hold_packed(self, packed: Tensor) -> None:
+        """Hold the codes in the CPU kernel's order from now on, so that a running model has them once."""
+        self._codes, self._packed = None, packed
+
+    @cached_property
+    def matrix_shape(self) -> tuple[int, ...]:
+        """Shape of the codes: [N, K] or [E, N, K]."""
+        return tuple(WeightLayout(self.matrix_layout).to_matrix(torch.empty(self.full_shape, device="meta")).shape)
+
+    @property
     def smooth(self) -> Tensor | None:
         return self.act_pre_scale
 
     @property
     def shift(self) -> Tensor | None:
-        return None if self.scale_and_zero is None else self.scale_and_zero[: self.qdata.shape[-1]]
+        return None if self.scale_and_zero is None else self.scale_and_zero[: self.matrix_shape[-1]]
 
     @property
     def shift_bias(self) -> Tensor | None:
         """W z, float32 [N] or [E, N]."""
         if self.scale_and_zero is None:
             return None
-        return self.scale_and_zero[self.qdata.shape[-1]:].reshape(self.qdata.shape[:-1])
+        return self.scale_and_zero[self.matrix_shape[-1]:].reshape(self.matrix_shape[:-1])
 
     @property
     def act_scale(self) -> Tensor | None:
@@ -168,8 +202,8 @@ class QuantizedWeight(TorchAOBaseTensor):
 
     def matmul_rows(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The quantized ``x Wᵀ + b`` for rows [..., K] -> [..., N], in x's dtype."""
-        if x.shape[-1] != self.qdata.shape[-1]:
-            raise ShapeError(f"rows of {x.shape[-1]} meet a weight of {self.qdata.shape[-1]} columns",
+        if x.shape[-1] != self.matrix_shape[-1]:
+            raise ShapeError(f"rows of {x.shape[-1]} meet a weight of {self.matrix_shape[-1]} columns",
                              where="QuantizedWeight", remedy="check the model's input.")
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -193,6 +227,10 @@ class QuantizedWeight(TorchAOBaseTensor):
             y[start:end] = F.linear(rows[start:end], weight[e], None if shifted is None else shifted[e])
             start = end
         return y.to(x.dtype)
+
+
+COMPONENTS = frozenset([*QuantizedWeight.tensor_data_names, *QuantizedWeight.optional_tensor_data_names,
+                        *QuantizedWeight.tensor_attribute_names])
 
 
 def dequantize_matrix(qdata: Tensor, scale: Tensor, zero_point: Tensor | None, spec: AffineQuantizer) -> Tensor:

@@ -60,7 +60,7 @@ def _matrix_shape(weight: "QuantizedWeight") -> tuple[int, ...]:
     layout = WeightLayout(weight.matrix_layout)
     if tuple(shape) != tuple(weight.shape) or len(shape) not in DIMENSIONS[layout]:
         raise _damaged(f"shape {list(shape)} in layout {layout.value}")
-    return tuple(layout.to_matrix(torch.empty(shape, device="meta")).shape)
+    return weight.matrix_shape
 
 
 def _check_quantizers(spec: AffineQuantizer, activation: AffineQuantizer, columns: int) -> None:

@@ -18,19 +18,15 @@ Version = tuple[int | None, int, StorageWeakRef]
 
 
 def plain_part(tensor: Tensor) -> Tensor:
-    """The tensor that weak references may point to: a storage tensor's codes, or ``tensor`` itself.
-
-    ``Module.to`` moves a storage tensor by swapping it with the converted one, which torch refuses for a tensor that has
-    weak references. Its codes go along with its content, so they stand for it.
-    """
-    return tensor.qdata if isinstance(tensor, QuantizedWeight) else tensor
+    """The tensor that weak references may point to: a storage tensor's identity, or ``tensor`` itself."""
+    return tensor.identity if isinstance(tensor, QuantizedWeight) else tensor
 
 
 def version_of(tensor: Tensor) -> Version:
     """Changes when ``tensor`` is written to in place, or given other storage.
 
-    The weak reference keeps the storage's identity, not its memory, so that no later storage is taken for it. What torch
-    keeps no count of does not show: writes through ``.data``, and those to tensors made in inference mode. (See
+    The weak reference keeps the storage's identity, not its memory, so that no later storage is taken for it. What
+    torch keeps no count of does not show: writes through ``.data``, and those to tensors made in inference mode. (See
     :func:`torchqx.refresh`.)
     """
     part = plain_part(tensor)
@@ -48,7 +44,7 @@ class Watched:
     def __init__(self, args: Sequence[Any], positions: Sequence[int], gone: Callable[[], None]) -> None:
         self._stored = [i for i in positions if isinstance(args[i], QuantizedWeight)]
         self._plain = [i for i in positions if not isinstance(args[i], QuantizedWeight)]
-        tensors = self._tensors(args)
+        tensors = [plain_part(args[i]) for i in (*self._plain, *self._stored)]
         self._counted = not any(t.is_inference() for t in tensors)
         self._ids = [id(t) for t in tensors]
         self._versions = [t._version for t in tensors] if self._counted else []
@@ -68,9 +64,9 @@ class Watched:
                 and list(map(Tensor.data_ptr, tensors)) == self._addresses
                 and list(map(torch._C._storage_address, tensors)) == self._storages
             )
-        except (AttributeError, RuntimeError):  # a plain tensor, or an uncounted one, where there was another kind
+        except (AttributeError, KeyError, RuntimeError):  # another kind of tensor, or one with new content
             return False
 
     def _tensors(self, args: Sequence[Any]) -> list[Tensor]:
         plain = [args[i] for i in self._plain]
-        return plain + [args[i].qdata for i in self._stored] if self._stored else plain
+        return plain + [args[i].__dict__["_identity"] for i in self._stored] if self._stored else plain

@@ -12,6 +12,7 @@ from torchqx.backend import build_runner, refuse
 from torchqx.distributed import solve_together, world
 from torchqx.errors import (
     AlreadyQuantizedError,
+    CalibrationError,
     NoCalibrationDataError,
     NoSitesError,
     NotPreparedError,
@@ -78,7 +79,7 @@ def abandon(model: Module) -> Module:
     model = unwrap(model)
     _session(model)
     del model.__dict__[SESSION]
-    model._compiled_call_impl = None
+    model.__dict__.pop("_compiled_call_impl", None)
     return model
 
 
@@ -99,7 +100,7 @@ def convert(model: Module, progress: Progress = quiet) -> Module:
     model = unwrap(model)
     session = _session(model)
     states = session.states_in(model)
-    if not session.knows(model):
+    if not session.knows(model) and next(model.parameters(), None) is not None:
         raise NoCalibrationDataError("the model was not called after prepare", where=type(model).__name__,
                                      remedy="run calibration batches through it first.")
     if not any(s.calibrating or s.parameters is not None for s in states):
@@ -127,19 +128,31 @@ def quantize(model: Module, recipe: AffineRecipe, calibration: Iterable[Any],
         progress: wraps the two long loops, over "calibrating" batches and "solving" sites, for progress bars.
 
     Raises:
-        NoCalibrationDataError: ``calibration`` is empty; else as prepare and convert.
+        NoCalibrationDataError: ``calibration`` is empty.
+        CalibrationError: the model failed on a batch; else as prepare and convert.
     """
     model = unwrap(model)
     prepare(model, recipe)
     try:
         with torch.no_grad():
-            for batch in progress(calibration, "calibrating"):
-                call(model, batch)
+            for i, batch in enumerate(progress(calibration, "calibrating")):
+                _calibrate(model, batch, f"calibration batch {i}")
         return convert(model, progress)
     except BaseException:
         with suppress(NotPreparedError):
             abandon(model)
         raise
+
+
+def _calibrate(model: Module, batch: Any, where: str) -> None:
+    try:
+        call(model, batch)
+    except TorchqxError:
+        raise
+    except Exception as error:
+        problem = f"the model does not take it: {type(error).__name__}: {error}"
+        raise CalibrationError(problem, where=where, remedy="give what the model's forward takes: a tensor, a tuple of "
+                               "positional arguments, or a mapping of named ones.") from error
 
 
 def call(model: Module, batch: Any) -> Any:
@@ -162,10 +175,11 @@ def replace_weights(model: Module, records: dict[SiteState, SiteRecord], others:
             quantized = state.quantized(weight)
             quantized.plan = records_to_json([record, *carried] if i == 0 else [])
             made[id(weight)], carried = quantized, carried if i else []
+    parameters = {i: Parameter(quantized, requires_grad=False) for i, quantized in made.items()}
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
-            if parameter is not None and id(parameter) in made:
-                module._parameters[name] = Parameter(made[id(parameter)], requires_grad=False)
+            if parameter is not None and id(parameter) in parameters:
+                module._parameters[name] = parameters[id(parameter)]
     if not made:
         model.__dict__[RECORDS] = carried
 

@@ -55,6 +55,19 @@ def test_a_region_answers_to_its_inputs() -> None:
     torch.testing.assert_close(region.bind({})([gate, up]), F.silu(gate) * up)
 
 
+@pytest.mark.parametrize("cut", [
+    lambda y: y.chunk(2, -1), lambda y: (y[..., :8], y[..., 8:]), lambda y: (y.narrow(-1, 0, 8), y.narrow(-1, 8, 8)),
+], ids=["chunk", "slices", "narrow"])
+def test_gate_and_up_in_one_weight(cut) -> None:
+    def code(x, both, down):
+        gate, up = cut(both(x))
+        return down(F.silu(gate) * up)
+
+    ((_, region, replayed, original),) = regions(Code(code, nn.Linear(8, 16), nn.Linear(8, 8)), torch.randn(4, 8))
+    assert region.on == "gated product"
+    torch.testing.assert_close(replayed, original)
+
+
 def test_none_where_a_cache_is_written_in_place() -> None:
     """Replaying it would write into the cache again."""
     cache = torch.zeros(2, 2, 16, 8)

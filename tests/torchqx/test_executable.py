@@ -128,7 +128,8 @@ def test_written_inputs_and_outputs_that_are_inputs(options: dict[str, Any]):
     assert error(mine, expected) < ROUNDING
 
 
-@pytest.mark.parametrize("how", [{"mode": "reduce-overhead"}, {"mode": "default"}, {"options": {"shape_padding": True}}])
+@pytest.mark.parametrize("how", [{"mode": "reduce-overhead"}, {"mode": "default"},
+                                 {"options": {"shape_padding": True}}])
 def test_inductors_modes_and_options(model: nn.Module, how: dict[str, Any]):
     assert error(torch.compile(model, backend="torchqx", **how)(batch()), model(batch())) < ROUNDING
 

@@ -9,7 +9,20 @@ import torch
 from torch import Tensor, nn
 
 import torchqx
-from tests.torchqx.small import EAGER, LIVE, RECIPE, STEPS, Attention, Net, batch, calibrated, calls, error, live, states
+from tests.torchqx.small import (
+    EAGER,
+    LIVE,
+    RECIPE,
+    STEPS,
+    Attention,
+    Net,
+    batch,
+    calibrated,
+    calls,
+    error,
+    live,
+    states,
+)
 
 NOISE = 0.01
 """Error of 8 bits on the small models; a wrong weight gives 0.5 and more."""

@@ -1,0 +1,40 @@
+"""The default recipe on every architecture, untuned: all that can be quantized is, and the result stays close."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+import torchqx
+from tests.architectures import ARCHITECTURES
+
+RECIPE = torchqx.OutlierSuppressionPlusConfig(grid_steps=3, sample_rows=64)
+CLOSE = 0.1
+
+
+def main_output(outputs: Any) -> Tensor:
+    """The first floating-point tensor of what a model returns: logits, or the last hidden states."""
+    return next(t for t in tree_leaves(dict(outputs) if hasattr(outputs, "keys") else outputs)
+                if isinstance(t, Tensor) and t.is_floating_point())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_default_recipe_is_safe(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    model = architecture.build()
+    inputs = architecture.inputs(2, 16)
+    with torch.no_grad():
+        before = main_output(model(**inputs)).clone()
+        torchqx.quantize(model, RECIPE, [inputs, architecture.inputs(2, 12)])
+        torch._dynamo.reset()
+        after = main_output(torch.compile(model, backend="torchqx", options={"lowering": "eager"})(**inputs))
+    linears = [s for s in torchqx.explain(model).sites if s.kind == "linear"]
+    quantized = sum(len(s.operations) for s in linears if s.status == "quantized")
+    assert quantized >= architecture.in_blocks
+    assert all(s.reason for s in linears if s.status != "quantized")
+    real = inputs.get("attention_mask")
+    rows = real.bool() if real is not None and before.shape[:2] == real.shape else ...
+    error = float((after - before)[rows].norm() / before[rows].norm())
+    assert error < CLOSE, f"{error:.3f}"
