@@ -38,17 +38,16 @@ def _beside(parts: list[Tensor]) -> Tensor:
 
 def plain(weights: list[QuantizedWeight], _: list) -> Tensor:
     """int8 [N, K] or [E, N, K]."""
-    return _beside([w.qdata for w in weights])
+    return _beside([w.codes for w in weights])
 
 
 def packed(weights: list[QuantizedWeight], _: list) -> Tensor:
-    """int8 in the CPU kernel's order. The weights hold their parts of it from now on, where those are whole panels."""
-    wide = pack_int8_weight(plain(weights, _))
-    rows = [w.matrix_shape[0] for w in weights]
-    if len(weights) == 1 or all(r % PANEL == 0 for r in rows):
-        panels = wide.split([-(-r // PANEL) for r in rows])
-        for weight, part in zip(weights, panels, strict=True):
-            weight.hold_packed(part)
+    """int8 in the CPU kernel's order. Weights that hold it already share the memory, if they are whole panels."""
+    if not all(w.packed and (len(weights) == 1 or w.matrix_shape[0] % PANEL == 0) for w in weights):
+        return pack_int8_weight(plain(weights, _))
+    wide = _beside([w.qdata for w in weights])
+    for weight, part in zip(weights, wide.split([len(w.qdata) for w in weights]), strict=True):
+        weight.share_packed(part)
     return wide
 
 
@@ -69,7 +68,7 @@ def _per_row(weight: QuantizedWeight, values: Tensor) -> Tensor:
 
 def column_sum(weights: list[QuantizedWeight], _: list) -> Tensor:
     """int32 [N] or [E, N]."""
-    return _beside([column_sums(w.qdata) for w in weights])
+    return _beside([column_sums(w.codes) for w in weights])
 
 
 def act_scale(weights: list[QuantizedWeight], _: list) -> Tensor:

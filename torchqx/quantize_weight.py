@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchqx.errors import NonFiniteError
+from torchqx.inductor_kernels.int8_linear.pack import pack_int8_weight
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
 from torchqx.storage import QuantizedWeight, encode_quantizer
@@ -55,7 +56,9 @@ def quantize_weight(parameter: Tensor, layout: WeightLayout, site: str, paramete
     shift_bias, transformed = absorb(parameters.transforms, matrix)
     spec = parameters.weight
     scale, zero_point = spec.parameters(*spec.range_of(transformed))
-    qdata = spec.quantize(transformed, scale, zero_point)
+    qdata = spec.quantize(transformed, scale, zero_point).contiguous()
+    if qdata.device.type == "cpu" and qdata.dim() == 2 and spec.symmetric and spec.group_size is None:
+        qdata = pack_int8_weight(qdata)
     per_row = scale.reshape(1) if spec.granularity == "tensor" else scale.squeeze(-1)
     static = None
     if parameters.act_low is not None:
@@ -63,7 +66,7 @@ def quantize_weight(parameter: Tensor, layout: WeightLayout, site: str, paramete
         static = torch.stack([act_scale.reshape(()), act_zero.reshape(()).float()])
     stash = None if shift_bias is None else torch.cat([parameters.shift.float(), shift_bias.reshape(-1)])
     return QuantizedWeight(
-        qdata.contiguous(), per_row.contiguous(), list(parameter.shape), parameter.dtype, layout.value,
+        qdata, per_row.contiguous(), list(parameter.shape), parameter.dtype, layout.value,
         encode_quantizer(spec), encode_quantizer(parameters.activation), plan,
         zero_point=None if spec.symmetric else zero_point.reshape(per_row.shape),
         act_pre_scale=None if parameters.scale is None else 1.0 / parameters.scale.float(),

@@ -44,7 +44,7 @@ class QuantizedWeight(TorchAOBaseTensor):
 
     | component | property | content |
     |---|---|---|
-    | qdata | | int8 codes of the transformed weight's matrix, [N, K] or [E, N, K] |
+    | qdata | codes | int8 codes of the transformed weight's matrix, [N, K] or [E, N, K], or packed for the CPU |
     | scale | | float32 [N], [N, K/g], with a leading E for experts; [1] per tensor |
     | zero_point | | int32, as scale; only for asymmetric weights |
     | act_pre_scale | smooth | 1/s, float32 [K] |
@@ -131,17 +131,18 @@ class QuantizedWeight(TorchAOBaseTensor):
         return decode_quantizer(self.activation_quantizer)
 
     @property
-    def qdata(self) -> Tensor:
-        """int8 codes, [N, K] or [E, N, K]; made from the packed form where only that is held."""
-        return self._codes if self._packed is None else unpack_int8_weight(self._packed, *self.matrix_shape)
+    def packed(self) -> bool:
+        """Whether ``qdata`` holds the codes in the CPU kernel's order, as it does for what that kernel can multiply."""
+        return self.qdata.dim() > len(self.matrix_shape)
 
-    @qdata.setter
-    def qdata(self, codes: Tensor) -> None:
-        self._codes, self._packed = codes, None
+    @property
+    def codes(self) -> Tensor:
+        """int8 codes, [N, K] or [E, N, K]; a new tensor where they are held packed."""
+        return unpack_int8_weight(self.qdata, *self.matrix_shape) if self.packed else self.qdata
 
-    def hold_packed(self, packed: Tensor) -> None:
-        """Hold the codes in the CPU kernel's order from now on, so that a running model has them once."""
-        self._codes, self._packed = None, packed
+    def share_packed(self, part: Tensor) -> None:
+        """Hold ``part``, equal to the packed ``qdata``, in its place: a view of several weights side by side."""
+        self.__dict__["qdata"] = part  # the content is the same, so the identity stays
 
     @cached_property
     def matrix_shape(self) -> tuple[int, ...]:
@@ -180,7 +181,7 @@ class QuantizedWeight(TorchAOBaseTensor):
 
     def transformed_matrix(self) -> Tensor:
         """The weight that the transformed activation meets, float32 [N, K] or [E, N, K]."""
-        return dequantize_matrix(self.qdata, self.scale, self.zero_point, self.weight_spec)
+        return dequantize_matrix(self.codes, self.scale, self.zero_point, self.weight_spec)
 
     def dequantize(self, output_dtype: torch.dtype | None = None) -> Tensor:
         """The float weight, in the parameter's shape: the transform is undone."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from torchqx.errors import CheckpointError
+from torchqx.inductor_kernels.int8_linear.pack import PANEL, STEP
 from torchqx.layouts import WeightLayout
 from torchqx.plan import records_from_json
 from torchqx.quantizers import AffineQuantizer
@@ -30,7 +31,10 @@ def check(weight: "QuantizedWeight") -> None:
     _check_quantizers(spec, activation, columns)
     groups = {"tensor": (1,), "channel": rows, "group": (*rows, columns // (spec.group_size or columns))}
     scales = groups[spec.granularity]
-    _check_tensor(weight.qdata, "qdata", torch.int8, matrix, low=spec.qmin, high=spec.qmax)
+    form = matrix
+    if weight.packed and len(matrix) == 2 and spec.symmetric and spec.group_size is None:
+        form = (-(-rows[0] // PANEL), -(-columns // STEP), PANEL, STEP)
+    _check_tensor(weight.qdata, "qdata", torch.int8, form, low=spec.qmin, high=spec.qmax)
     _check_tensor(weight.scale, "scale", torch.float32, scales, low=0.0, strictly=True)
     _present(weight.zero_point, "zero_point", not spec.symmetric)
     _present(weight.per_tensor_scale, "per_tensor_scale", not activation.dynamic)

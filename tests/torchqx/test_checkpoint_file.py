@@ -146,7 +146,7 @@ def filled(name: str, value: float) -> Change:
     (replaced("layer.weight", '"[]"', '"[{]"'), "layer.weight: the plan is not valid JSON"),
     (replaced("layer.weight", '"[]"', '"[{}]"'), "layer.weight: a site record"),
     (replaced("layer.weight", "out_in", "sideways"), "layer.weight: unknown layout"),
-    (replaced("layer.weight", "100", "101"), r"layer.weight: .*\[63, 101\]"),
+    (replaced("layer.weight", "100", "101"), r"layer.weight: qdata is .*\[1, 26, 64, 4\]"),
     (replaced("layer.weight", "token", "banana"), "layer.weight: not a quantizer"),
     (replaced("layer.weight", "QuantizedWeight", "Popen"), "layer.weight: Failed to find class"),
     (replaced("torchqx", '"version": 1', '"version": 2'), "format version 2"),

@@ -56,7 +56,7 @@ def test_memory_is_what_the_weights_hold() -> None:
         model = nn.Sequential(nn.Linear(32, 24, bias=False))
         quantize(model, MinMaxConfig(activation="token", quantize_head=True, **settings), [torch.randn(5, 32)])
         weight = model[0].weight
-        held = sum(t.nbytes for t in (weight.qdata, weight.scale, weight.zero_point) if t is not None)
+        held = sum(t.nbytes for t in (weight.codes, weight.scale, weight.zero_point) if t is not None)
         assert torchqx.explain(model)["0:linear:0"].bytes_after == held
 
 

@@ -1,0 +1,85 @@
+"""A float parameter and a site's solution -> the storage tensor that computes the same, up to rounding."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchqx.errors import NonFiniteError
+from torchqx.layouts import WeightLayout
+from torchqx.quantize_weight import SiteParameters, absorb, quantize_weight
+from torchqx.quantizers import AffineQuantizer
+from torchqx.transforms import Scale, Shift
+
+SHAPES = {WeightLayout.OUT_IN: (5, 24), WeightLayout.IN_OUT: (24, 5), WeightLayout.CONV: (5, 6, 2, 2),
+          WeightLayout.EXPERTS_OUT_IN: (3, 5, 24), WeightLayout.EXPERTS_IN_OUT: (3, 24, 5)}
+WEIGHTS = [AffineQuantizer(8, symmetric, kind, size, signed=True) for symmetric in (True, False)
+           for kind, size in (("tensor", None), ("channel", None), ("group", 8))]
+
+
+def parameters(weight: AffineQuantizer, shift: bool = True) -> SiteParameters:
+    random = torch.Generator().manual_seed(0)
+    return SiteParameters(AffineQuantizer(), weight, torch.randn(24, generator=random) * 20 if shift else None,
+                          torch.rand(24, generator=random) * 9 + 1, torch.tensor(-3.0), torch.tensor(3.0))
+
+
+@pytest.mark.parametrize("weight", WEIGHTS, ids=lambda q: f"{q.granularity}, {'' if q.symmetric else 'a'}symmetric")
+@pytest.mark.parametrize("layout", WeightLayout)
+def test_dequantized_is_the_parameter_up_to_half_a_step(layout: WeightLayout, weight: AffineQuantizer) -> None:
+    parameter = torch.randn(SHAPES[layout])
+    site = parameters(weight)
+    stored = quantize_weight(parameter, layout, "site", site)
+    assert stored.shape == parameter.shape and stored.dtype == parameter.dtype
+    error = layout.to_matrix(stored.dequantize() - parameter) * site.scale
+    step = (stored.transformed_matrix().amax() - stored.transformed_matrix().amin()) / 127
+    assert float(error.abs().max()) < step
+    assert float((stored.dequantize() - parameter).norm() / parameter.norm()) < 0.03
+
+
+@given(st.integers(0, 2**31), st.booleans())
+def test_shifted_and_scaled_rows_give_the_float_result(seed: int, shift: bool) -> None:
+    random = torch.Generator().manual_seed(seed)
+    parameter = torch.randn(5, 24, generator=random)
+    site = parameters(WEIGHTS[1], shift)
+    stored = quantize_weight(parameter, WeightLayout.OUT_IN, "site", site)
+    rows = torch.rand(11, 24, generator=random) * 6 - 3  # within the static range once transformed
+    for transform in reversed(site.transforms):
+        rows = transform.inverse(rows)
+    exact = rows @ parameter.T
+    assert float((stored.matmul_rows(rows, None) - exact).norm() / exact.norm()) < 0.03
+
+
+def test_experts_take_their_rows() -> None:
+    parameter = torch.randn(3, 5, 24)
+    stored = quantize_weight(parameter, WeightLayout.EXPERTS_OUT_IN, "site", parameters(WEIGHTS[1]))
+    rows, offsets = torch.rand(9, 24), torch.tensor([2, 2, 7], dtype=torch.int32)
+    for transform in reversed(parameters(WEIGHTS[1]).transforms):
+        rows = transform.inverse(rows)
+    y = stored.matmul_experts(rows, offsets)
+    expected = torch.cat([rows[:2] @ parameter[0].T, rows[2:7] @ parameter[2].T])
+    assert float((y[:7] - expected).norm() / expected.norm()) < 0.03
+    assert not y[7:].any()
+
+
+def test_absorb_in_float64() -> None:
+    w, x = torch.randn(5, 24, dtype=torch.float64), torch.randn(9, 24, dtype=torch.float64)
+    transforms = [Shift(torch.randn(24)), Scale(torch.rand(24) + 0.5)]
+    bias, absorbed = absorb(transforms, w)
+    y = x
+    for transform in transforms:
+        y = transform(y)
+    torch.testing.assert_close(y @ absorbed.T + bias, x @ w.T, rtol=1e-12, atol=1e-12)
+    assert absorb([], w) == (None, w)
+
+
+def test_a_static_range_becomes_scale_and_zero_point() -> None:
+    stored = quantize_weight(torch.randn(5, 24), WeightLayout.OUT_IN, "site", parameters(WEIGHTS[1]))
+    assert float(stored.act_scale) == pytest.approx(6 / 255)
+    assert int(stored.act_zero_point) == 128
+    dynamic = SiteParameters(AffineQuantizer(granularity="token", dynamic=True), WEIGHTS[1])
+    assert quantize_weight(torch.randn(5, 24), WeightLayout.OUT_IN, "site", dynamic).act_scale is None
+
+
+def test_nan_names_the_site() -> None:
+    with pytest.raises(NonFiniteError, match="block.up"):
+        quantize_weight(torch.full((5, 24), float("nan")), WeightLayout.OUT_IN, "block.up", parameters(WEIGHTS[0]))
