@@ -6,8 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Node
 
 OPERATORS = frozenset({
-    operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imatmul,
-    operator.iand, operator.ior, operator.ixor,
+    operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv,
+    operator.imatmul, operator.iand, operator.ior, operator.ixor,
 })
 METHODS = frozenset(f"__{operator_.__name__}__" for operator_ in OPERATORS)
 

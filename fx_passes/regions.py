@@ -9,7 +9,7 @@ batch.
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def find_region(site: LinearSite, sites: GraphSites) -> Region | None:
             return _cut(sources, attention.node, set(reached) | set(attention.nodes) | {attention.node}, "attention")
     reads = {other.x for other in sites.linears}
     for node in reached:
-        if node in reads and node.target in PRODUCTS and _gates(node, set(sources)):
+        if node in reads and node.target in PRODUCTS and _gates(node, set(sources), reached):
             return _cut(sources, node, reached, "gated product")
     return None
 
@@ -77,21 +77,21 @@ def _adds_more_than_a_vector(op: LinearOp) -> bool:
     return isinstance(value, Tensor) and value.dim() != 1
 
 
-def _gates(product: Node, sources: set[Node]) -> bool:
+def _gates(product: Node, sources: set[Node], reached: Collection[Node]) -> bool:
     """Whether the factors come from different matmuls, or different parts of one; GELU spelled out multiplies too."""
-    parts = [_parts(factor, sources) for factor in product.args if isinstance(factor, Node)]
+    parts = [_parts(factor, sources, reached) for factor in product.args if isinstance(factor, Node)]
     return len(parts) == 2 and all(parts) and parts[0].isdisjoint(parts[1])
 
 
-def _parts(value: Node, sources: set[Node]) -> set[Node]:
-    """The matmuls, or the parts cut out of them, that ``value`` is computed from."""
+def _parts(value: Node, sources: set[Node], reached: Collection[Node]) -> set[Node]:
+    """The matmuls, or the parts cut out of them, that ``value`` is computed from; all else enters from outside."""
     found, queue, seen = set(), [value], set()
     while queue:
         node = queue.pop()
-        if node in seen:
+        if node in seen or node not in reached:
             continue
         seen.add(node)
-        if node in sources or (op_name(node) in CUTS and _parts(node.args[0], sources)):
+        if node in sources or op_name(node) in CUTS:
             found.add(node)
         else:
             queue += node.all_input_nodes

@@ -62,8 +62,9 @@ class Report:
         for s in self.sites:
             memory = f"{s.bytes_before / 1024:.0f} → {s.bytes_after / 1024:.0f}" if s.bytes_before else ""
             transform = f"{'+'.join(s.transforms)} ({s.placement})" if s.transforms else ""
-            table.add_row(s.key, s.status, transform, s.activation, s.weight, "" if s.error is None else f"{s.error:.2%}",
-                          memory, "" if s.expected_gain is None else f"{s.expected_gain:.1f}x", s.reason)
+            error = "" if s.error is None else f"{s.error:.2%}"
+            table.add_row(s.key, s.status, transform, s.activation, s.weight, error, memory,
+                          "" if s.expected_gain is None else f"{s.expected_gain:.1f}x", s.reason)
         yield table
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Outlier Suppression+ (Wei et al., EMNLP 2023, arXiv 2304.09145): channel-wise shift and scale, moved into the consumer."""
+"""Outlier Suppression+ (Wei et al., EMNLP 2023, arXiv 2304.09145): shift and scale per channel."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tests.capture import capture_one
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 import torchqx
+from tests.capture import capture_one
 from torchqx.fx_passes.canonicalize import canonicalize
 from torchqx.fx_passes.fuse_epilogue import fuse_epilogues
 from torchqx.fx_passes.quantize import quantize_graph

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.capture import capture_one
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.capture import capture_one
 from torchqx.fx_passes.canonicalize import canonicalize
 
 

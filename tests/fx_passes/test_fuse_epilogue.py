@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.fx_passes.rewrite import STATIC, Code, Rewritten, quantized, relative, rewrite
 from torch import nn
 from torch.nn import functional as F
 
+from tests.fx_passes.rewrite import STATIC, Code, Rewritten, quantized, relative, rewrite
 from torchqx.fx_passes.fuse_epilogue import ACTIVATION, OUT_MUL, QMAX, RESIDUAL
 from torchqx.fx_passes.lower import PACKED
 from torchqx.inductor_kernels.int8_linear.cpu import is_supported

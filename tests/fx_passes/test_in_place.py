@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from tests.capture import capture_one
-from tests.fx_passes.rewrite import STATIC, Code, quantized, relative, rewrite
 from torch import nn
 
 import torchqx
+from tests.capture import capture_one
+from tests.fx_passes.rewrite import STATIC, Code, quantized, relative, rewrite
 from torchqx.fx_passes.in_place import written, written_between
 
 WRITES = {

@@ -1,8 +1,8 @@
 """Watching a graph: what observers are shown, what is kept, and which rows are real."""
 
 import torch
-from tests.capture import capture_one
 
+from tests.capture import capture_one
 from torchqx.fx_passes.observe import ObservingInterpreter, result_mask, rows_mask
 
 PADDING = torch.tensor([[0, 1, 1], [1, 1, 1]])
@@ -22,7 +22,8 @@ def test_watched_values_are_shown_once_and_the_result_stays() -> None:
     relu = next(n for n in gm.graph.nodes if n.target is torch.relu)
     seen: list[torch.Tensor] = []
     (result,) = ObservingInterpreter(gm, {relu: seen.append}, []).run(*args)
-    assert torch.equal(seen[0], torch.relu(args[0])) and len(seen) == 1
+    assert torch.equal(seen[0], torch.relu(args[0]))
+    assert len(seen) == 1
     assert torch.equal(result, seen[0] + 1)
 
 
@@ -52,10 +53,14 @@ def test_other_lengths_are_not_masked() -> None:
 
 def test_result_mask() -> None:
     heads = result_mask(PADDING, torch.Size((2, 4, 3, 7)))
-    assert heads.shape == (2, 4, 3) and torch.equal(heads[:, 1], REAL)
+    assert heads.shape == (2, 4, 3)
+    assert torch.equal(heads[:, 1], REAL)
     last = result_mask(PADDING, torch.Size((2, 3, 4, 7)))
-    assert last.shape == (2, 3, 4) and torch.equal(last[..., 2], REAL)
+    assert last.shape == (2, 3, 4)
+    assert torch.equal(last[..., 2], REAL)
     flat = result_mask(PADDING, torch.Size((8, 3, 7)))
-    assert flat.shape == (8, 3) and torch.equal(flat[3], REAL[0]) and torch.equal(flat[4], REAL[1])
+    assert flat.shape == (8, 3)
+    assert torch.equal(flat[3], REAL[0])
+    assert torch.equal(flat[4], REAL[1])
     assert torch.equal(result_mask(PADDING, torch.Size((2, 3, 7))), REAL)
     assert result_mask(PADDING, torch.Size((2, 9, 9, 9))) is None

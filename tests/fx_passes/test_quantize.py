@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from tests.architectures import ARCHITECTURES
-from tests.fx_passes.rewrite import STATIC, Code, quantized, relative, rewrite
-from tests.fx_passes.sites.small import Small
-from tests.fx_passes.sites.test_linears import SPELLINGS
 from torch import nn
 from torch.nn import functional as F
 
 import torchqx
+from tests.architectures import ARCHITECTURES
+from tests.fx_passes.rewrite import STATIC, Code, quantized, relative, rewrite
+from tests.fx_passes.sites.small import Small
+from tests.fx_passes.sites.test_linears import SPELLINGS
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.derived import Derived
 from torchqx.fx_passes.lower import EXPERTS, PACKED

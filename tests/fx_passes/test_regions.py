@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tests.architectures import ARCHITECTURES
-from tests.capture import capture_one
-from tests.fx_passes.rewrite import Code
 from torch import nn
 from torch.nn import functional as F
 
+from tests.architectures import ARCHITECTURES
+from tests.capture import capture_one
+from tests.fx_passes.rewrite import Code
 from torchqx.fx_passes.canonicalize import canonicalize
 from torchqx.fx_passes.observe import ObservingInterpreter
 from torchqx.fx_passes.regions import find_region

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tests.torchqx.settings import bert, llama
 from torch import Tensor, nn
 from torchao.quantization import quantize_
 
 import torchqx
+from tests.torchqx.settings import bert, llama
 from torchqx import errors
 from torchqx.recipe import make_recipe
 
@@ -56,7 +56,9 @@ def refused(model: nn.Module, calibration, kind: type, match: str, recipe=RECIPE
     with unchanged(model, *([x()] if inputs is None else inputs)):
         with pytest.raises(kind, match=match) as caught:
             torchqx.quantize(model, recipe, calibration)
-        assert caught.value.where and caught.value.remedy and "Remedy: " in str(caught.value)
+        assert caught.value.where
+        assert caught.value.remedy
+        assert "Remedy: " in str(caught.value)
 
 
 def test_no_calibration_data() -> None:
@@ -158,9 +160,8 @@ def test_unsupported_device() -> None:
 def test_a_weight_that_does_not_fit_its_input() -> None:
     model = Net()
     model.down = nn.Linear(31, 16)
-    with unchanged(model):
-        with pytest.raises(errors.CalibrationError, match="calibration batch 0: .*"):
-            torchqx.quantize(model, RECIPE, [x()])
+    with unchanged(model), pytest.raises(errors.CalibrationError, match=r"calibration batch 0: .*"):
+        torchqx.quantize(model, RECIPE, [x()])
 
 
 def test_quantized_twice() -> None:
@@ -168,7 +169,7 @@ def test_quantized_twice() -> None:
     with torch.no_grad():
         expected = model(x())
     for again in (lambda: torchqx.quantize(model, RECIPE, [x()]), lambda: torchqx.prepare(model, RECIPE)):
-        with pytest.raises(errors.AlreadyQuantizedError, match="Net: .*float model"):
+        with pytest.raises(errors.AlreadyQuantizedError, match=r"Net: .*float model"):
             again()
     with torch.no_grad():
         assert torch.equal(model(x()), expected)
@@ -187,11 +188,11 @@ def test_prepared_twice() -> None:
 
 def test_convert_without_prepare_or_without_data() -> None:
     model = Net()
-    with unchanged(model, x()), pytest.raises(errors.NotPreparedError, match="Net: .*step='prepare'"):
+    with unchanged(model, x()), pytest.raises(errors.NotPreparedError, match=r"Net: .*step='prepare'"):
         torchqx.convert(model)
     with unchanged(model, x()):
         torchqx.prepare(model, RECIPE)
-        with pytest.raises(errors.NoCalibrationDataError, match="Net: .*calibration batches"):
+        with pytest.raises(errors.NoCalibrationDataError, match=r"Net: .*calibration batches"):
             torchqx.convert(model)
         torchqx.abandon(model)
     with pytest.raises(errors.NotPreparedError):
@@ -213,9 +214,8 @@ def test_prepared_after_a_failed_convert() -> None:
 def test_all_padding() -> None:
     batch = {"input_ids": torch.ones(2, 8, dtype=torch.long), "attention_mask": torch.zeros(2, 8, dtype=torch.long)}
     model = bert()
-    with unchanged(model):
-        with pytest.raises(errors.NoCalibrationDataError, match=r"encoder.*saw no data.*all padding"):
-            torchqx.quantize(model, RECIPE, [batch])
+    with unchanged(model), pytest.raises(errors.NoCalibrationDataError, match=r"encoder.*saw no data.*all padding"):
+        torchqx.quantize(model, RECIPE, [batch])
 
 
 def test_a_parameter_replaced_during_calibration() -> None:
@@ -267,7 +267,7 @@ def test_options_of_the_backend(options: dict, match: str) -> None:
 
 
 def test_explain_before_anything_is_known() -> None:
-    with pytest.raises(errors.NotPreparedError, match="Net: .*backend='torchqx'"):
+    with pytest.raises(errors.NotPreparedError, match=r"Net: .*backend='torchqx'"):
         torchqx.explain(Net())
 
 
@@ -287,13 +287,13 @@ def test_an_error_under_the_backend_leaves_the_float_model() -> None:
 def test_every_message_has_place_and_remedy() -> None:
     error = errors.ShapeError("3 columns", where="up", remedy="give 4.")
     assert str(error) == "up: 3 columns Remedy: give 4."
-    assert isinstance(error, errors.TorchqxError) and isinstance(error, ValueError)
+    assert isinstance(error, errors.TorchqxError)
+    assert isinstance(error, ValueError)
     assert str(errors.TorchqxError("bare")) == "bare"
 
 
 def test_a_decoder_is_left_as_it_was_too() -> None:
     model = llama()
     batch = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
-    with unchanged(model):
-        with pytest.raises(errors.CalibrationError, match="calibration batch 1"):
-            torchqx.quantize(model, RECIPE, [batch, {"inputs": batch["input_ids"]}])
+    with unchanged(model), pytest.raises(errors.CalibrationError, match="calibration batch 1"):
+        torchqx.quantize(model, RECIPE, [batch, {"inputs": batch["input_ids"]}])

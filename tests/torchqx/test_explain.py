@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 from rich.console import Console
-from tests.torchqx.settings import CALIBRATION, EAGER, MODELS, batch, quantize, result
 from torch import nn
 
 import torchqx
+from tests.torchqx.settings import CALIBRATION, EAGER, MODELS, batch, quantize, result
 from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig
 from torchqx.plan import SiteRecord, records_from_json, records_to_json
 
@@ -37,10 +37,16 @@ def test_every_site_is_there(model: nn.Module) -> None:
 
 def test_fields_of_a_quantized_site(model: nn.Module) -> None:
     site = torchqx.explain(model)["model.layers.1.self_attn:linear:0"]
-    assert site.status == "quantized" and site.transforms == ["shift", "scale"] and site.placement
-    assert site.activation == "u8 affine per tensor, static" and site.weight.startswith("s8 symmetric per channel")
-    assert site.solver == "OutlierSuppressionPlusSolver" and site.loss_on == "attention" and site.loss >= 0
-    assert 0 < site.error < 0.1 and site.errors == {site.activation: site.error}
+    assert site.status == "quantized"
+    assert site.transforms == ["shift", "scale"]
+    assert site.placement
+    assert site.activation == "u8 affine per tensor, static"
+    assert site.weight.startswith("s8 symmetric per channel")
+    assert site.solver == "OutlierSuppressionPlusSolver"
+    assert site.loss_on == "attention"
+    assert site.loss >= 0
+    assert 0 < site.error < 0.1
+    assert site.errors == {site.activation: site.error}
     assert site.operations == [f"model.layers.1.self_attn.{p}_proj:linear:0" for p in "qkv"]
     assert site.weights == [f"model.layers.1.self_attn.{p}_proj.weight" for p in "qkv"]
     numbers = sum(model.get_parameter(name).numel() for name in site.weights)
@@ -77,12 +83,14 @@ def test_prints(model: nn.Module) -> None:
     Console(file=out, width=220).print(report)
     for text in (str(report), out.getvalue()):
         assert "LlamaForCausalLM: sites" in text
-        assert "model.layers.0.mlp:linear:0" in text and "shift+scale" in text and "KiB" in text
+        assert "model.layers.0.mlp:linear:0" in text
+        assert "shift+scale" in text
+        assert "KiB" in text
         assert "left out by" in text
 
 
 def test_unknown_key(model: nn.Module) -> None:
-    with pytest.raises(KeyError, match="model.layers.7"):
+    with pytest.raises(KeyError, match=r"model\.layers\.7"):
         torchqx.explain(model)["model.layers.7:linear:0"]
 
 

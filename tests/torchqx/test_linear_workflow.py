@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from tests.torchqx.settings import CALIBRATION, MODELS, batch, lowered, relative, result
 from torch import nn
 from torchao.quantization import FqnToConfig, quantize_
 
 import torchqx
+from tests.torchqx.settings import CALIBRATION, MODELS, batch, lowered, relative, result
 from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig, QuantizedWeight
 
 

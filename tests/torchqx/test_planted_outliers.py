@@ -1,7 +1,7 @@
 """Asymmetric outliers planted into a real model without changing what it computes: min-max breaks, OS+ recovers.
 
-Chosen channels of the layer norms are multiplied and moved far off zero. Whatever reads such a norm takes that back: the
-projections in their weights and biases, the residual streams by a hook in front of their addition.
+Chosen channels of the layer norms are multiplied and moved far off zero. Whatever reads such a norm takes that back:
+the projections in their weights and biases, the residual streams by a hook in front of their addition.
 """
 
 import copy
@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.data import sick_pairs
-from benchmarks.scores import encoder, sentence_batches
-from tests.real_models import Loaded, need_data
 from torch import Tensor, nn
 
 import torchqx
+from benchmarks.data import sick_pairs
+from benchmarks.scores import encoder, sentence_batches
+from tests.real_models import Loaded, need_data
 from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig
 
 CHANNELS = torch.tensor([7, 100, 201, 350])
 FACTOR = torch.tensor([6.0, 10.0, 8.0, 12.0])
-TIMES = torch.tensor([100.0, -50.0, 70.0, -90.0])  # how far off zero, in standard deviations of the norm's other channels
+TIMES = torch.tensor([100.0, -50.0, 70.0, -90.0])  # how far off zero, in the norm's usual gains
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def data(minilm: Loaded) -> tuple[nn.Module, Any, list[dict[str, Tensor]], list[
     model, tokenizer = minilm
     sentences = [pair.first for pair in sick_pairs(24)]
     calibration = [{k: v[:, :32] for k, v in batch.items()}
-                   for batch in sentence_batches(tokenizer, [p.first for p in sick_pairs(32, start=1000)], 16)]
+                   for batch in sentence_batches(tokenizer, [p.first for p in sick_pairs(96, start=1000)], 24)]
     return model, tokenizer, calibration, sentences
 
 
@@ -69,7 +69,7 @@ def score(model: nn.Module, exact: nn.Module, data: Any) -> float:
 
 
 def test_planting_changes_nothing_and_makes_outliers(data: Any) -> None:
-    model, tokenizer, calibration, sentences = data
+    model, _tokenizer, calibration, _sentences = data
     changed = planted(model)
     with torch.no_grad():
         expected, result = (m(**calibration[0]).last_hidden_state for m in (model, changed))
@@ -93,4 +93,5 @@ def test_minmax_breaks_and_outlier_suppression_recovers(data: Any) -> None:
     assert scores["minmax", "planted"] < 0.95 * scores["minmax", "plain"]
     assert scores["os+", "planted"] > 0.99 * scores["os+", "plain"]
     shifted = [s for s in torchqx.explain(quantized).sites if "attention.self" in s.key and s.status == "quantized"]
-    assert shifted and all("shift" in s.transforms for s in shifted)
+    assert shifted
+    assert all("shift" in s.transforms for s in shifted)

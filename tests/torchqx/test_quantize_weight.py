@@ -29,7 +29,8 @@ def test_dequantized_is_the_parameter_up_to_half_a_step(layout: WeightLayout, we
     parameter = torch.randn(SHAPES[layout])
     site = parameters(weight)
     stored = quantize_weight(parameter, layout, "site", site)
-    assert stored.shape == parameter.shape and stored.dtype == parameter.dtype
+    assert stored.shape == parameter.shape
+    assert stored.dtype == parameter.dtype
     error = layout.to_matrix(stored.dequantize() - parameter) * site.scale
     step = (stored.transformed_matrix().amax() - stored.transformed_matrix().amin()) / 127
     assert float(error.abs().max()) < step
@@ -81,5 +82,5 @@ def test_a_static_range_becomes_scale_and_zero_point() -> None:
 
 
 def test_nan_names_the_site() -> None:
-    with pytest.raises(NonFiniteError, match="block.up"):
+    with pytest.raises(NonFiniteError, match=r"block\.up"):
         quantize_weight(torch.full((5, 24), float("nan")), WeightLayout.OUT_IN, "block.up", parameters(WEIGHTS[0]))

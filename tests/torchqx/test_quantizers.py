@@ -34,8 +34,10 @@ def test_codes_stay_in_range_and_zero_is_exact(q: AffineQuantizer, of: tuple) ->
     x[:, ::9] = 0
     scale, zero_point = q.parameters(*q.range_of(x))
     codes = q.quantize(x, scale, zero_point)
-    assert codes.dtype == q.dtype and codes.shape == x.shape
-    assert q.qmin <= int(codes.min()) and int(codes.max()) <= q.qmax
+    assert codes.dtype == q.dtype
+    assert codes.shape == x.shape
+    assert q.qmin <= int(codes.min())
+    assert int(codes.max()) <= q.qmax
     assert not q.dequantize(codes, scale, zero_point)[:, ::9].any()
     torch.testing.assert_close(q.dequantize(codes, scale, zero_point), q.fake_quantize(x))
 
@@ -59,7 +61,8 @@ def test_ranges(bits: int, symmetric: bool, signed: bool, span: tuple[int, int])
 
 def test_a_range_that_leaves_out_zero_is_widened() -> None:
     scale, zero_point = AffineQuantizer().parameters(torch.tensor(2.0), torch.tensor(4.0))
-    assert float(scale) == pytest.approx(4 / 255) and int(zero_point) == 0
+    assert float(scale) == pytest.approx(4 / 255)
+    assert int(zero_point) == 0
 
 
 def test_constant_zero() -> None:

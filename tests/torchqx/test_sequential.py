@@ -5,11 +5,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from tests.architectures import ARCHITECTURES
-from tests.torchqx.settings import EAGER, MODELS, batch, bert, quantize, relative, result
 from torch import Tensor, nn
 
 import torchqx
+from tests.architectures import ARCHITECTURES
+from tests.torchqx.settings import EAGER, MODELS, batch, bert, quantize, relative, result
 from torchqx import MinMaxConfig
 from torchqx.progress import quiet
 from torchqx.sequential import solve_sequentially
@@ -98,7 +98,8 @@ def test_on_average_no_worse() -> None:
         model = bert(2)
         with torch.no_grad():
             for i, parameter in enumerate(model.parameters()):
-                parameter.mul_(1 + 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i + seed)))
+                random = torch.Generator().manual_seed(i + seed)
+                parameter.mul_(1 + 0.3 * torch.randn(parameter.shape, generator=random))
         inputs = batch(50 + seed, count=8)
         expected = result(model, inputs)
         errors = [relative(result(quantize(copy.deepcopy(model), MinMaxConfig(calibration=kind, **BITS)), inputs),

@@ -4,39 +4,39 @@ import copy
 
 import pytest
 import torch
-from tests.torchqx.settings import MODELS, batch, lowered, quantize, relative, result, usual_difference
 
 import torchqx
+from tests.torchqx.settings import MODELS, batch, lowered, quantize, relative, result, usual_difference
 from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig, SmoothQuantConfig
 
 OS = OutlierSuppressionPlusConfig
 GRID = {"grid_steps": 3}
 # recipe, largest error of the result
 MATRIX = {
-    "default": (OS(**GRID), 0.1),
-    "static, shift": (OS(activation="static", shift=True, **GRID), 0.1),
-    "static, no shift": (OS(activation="static", shift=False, **GRID), 0.1),
-    "static, region's loss off": (OS(activation="static", loss="linear", **GRID), 0.1),
+    "default": (OS(**GRID), 0.15),
+    "static, shift": (OS(activation="static", shift=True, **GRID), 0.15),
+    "static, no shift": (OS(activation="static", shift=False, **GRID), 0.15),
+    "static, region's loss off": (OS(activation="static", loss="linear", **GRID), 0.15),
     "token": (OS(activation="token", **GRID), 0.06),
     "token, shift": (OS(activation="token", shift=True, **GRID), 0.06),
     "group": (OS(activation="group", activation_group_size=8, **GRID), 0.06),
-    "symmetric activation": (OS(activation="static", activation_symmetric=True, **GRID), 0.1),
+    "symmetric activation": (OS(activation="static", activation_symmetric=True, **GRID), 0.15),
     "symmetric token": (MinMaxConfig(activation="token", activation_symmetric=True), 0.06),
     "asymmetric weight": (MinMaxConfig(activation="token", weight_symmetric=False), 0.06),
-    "asymmetric weight, static, shift": (OS(activation="static", shift=True, weight_symmetric=False, **GRID), 0.1),
+    "asymmetric weight, static, shift": (OS(activation="static", shift=True, weight_symmetric=False, **GRID), 0.15),
     "weight per tensor": (MinMaxConfig(activation="token", weight_granularity="tensor"), 0.08),
     "asymmetric weight per tensor": (
         MinMaxConfig(activation="token", weight_granularity="tensor", weight_symmetric=False), 0.08),
-    "weight per group": (OS(weight_granularity="group", weight_group_size=16, shift=True, **GRID), 0.1),
+    "weight per group": (OS(weight_granularity="group", weight_group_size=16, shift=True, **GRID), 0.2),
     "asymmetric groups": (
         OS(weight_granularity="group", weight_group_size=8, weight_symmetric=False, weight_bits=4,
            activation="group", activation_group_size=16, **GRID), 0.3),
     "mean of min-max": (OS(activation="static", statistics="mean_minmax", **GRID), 0.15),
     "percentile": (OS(activation="static", statistics="percentile", **GRID), 0.15),
-    "mse": (OS(activation="static", statistics="mse", **GRID), 0.1),
-    "SmoothQuant": (SmoothQuantConfig(), 0.1),
-    "SmoothQuant, searched": (SmoothQuantConfig(alpha=None, activation="static"), 0.1),
-    "W4A8": (OS(weight_bits=4, **GRID), 0.4),
+    "mse": (OS(activation="static", statistics="mse", **GRID), 0.15),
+    "SmoothQuant": (SmoothQuantConfig(), 0.15),
+    "SmoothQuant, searched": (SmoothQuantConfig(alpha=None, activation="static"), 0.15),
+    "W4A8": (OS(weight_bits=4, **GRID), 0.6),
     "W6A6": (OS(weight_bits=6, activation_bits=6, **GRID), 0.2),
     "W4A4": (OS(weight_bits=4, activation_bits=4, **GRID), 0.9),
     "head": (MinMaxConfig(activation="token", quantize_head=True), 0.06),
@@ -106,7 +106,8 @@ def test_which_activation_quantizer_a_site_gets() -> None:
 
     one = OS(error_budget=1e-6, error_limit=0.004, exclude=["*output*"], **GRID)
     floats = [s for s in linears(quantize(copy.deepcopy(model), one)).values() if s.status == "float"]
-    assert floats and all("above the error limit of 0.004" in s.reason for s in floats)
+    assert floats
+    assert all("above the error limit of 0.004" in s.reason for s in floats)
     assert all(min(s.errors.values()) > 0.004 and s.bytes_after == s.bytes_before > 0 for s in floats)
 
 

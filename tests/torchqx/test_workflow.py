@@ -5,11 +5,11 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from tests.torchqx.settings import CALIBRATION, MODELS, batch, lowered, relative, result
 from torch import Tensor, nn
 from torchao.quantization import quantize_
 
 import torchqx
+from tests.torchqx.settings import CALIBRATION, MODELS, batch, lowered, relative, result
 from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig, QuantizedWeight
 from torchqx.progress import quiet
 from torchqx.workflow import unwrap
@@ -99,7 +99,8 @@ def test_abandon() -> None:
 def test_compiled_wrapper_and_model_are_one() -> None:
     model = Pair()
     wrapper = torch.compile(model, backend="torchqx", options={"lowering": "eager"})
-    assert unwrap(wrapper) is model and unwrap(model) is model
+    assert unwrap(wrapper) is model
+    assert unwrap(model) is model
     torchqx.quantize(wrapper, RECIPE, [X])
     assert isinstance(model.first.weight, QuantizedWeight)
     with torch.no_grad():
@@ -107,14 +108,14 @@ def test_compiled_wrapper_and_model_are_one() -> None:
 
 
 def test_memory_falls() -> None:
-    model = MODELS["llama"](2)
-    before = sum(p.nbytes for p in model.model.layers.parameters())
-    torchqx.quantize(model, RECIPE, CALIBRATION)
+    model = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256))
+    before = sum(p.nbytes for p in model.parameters())
+    torchqx.quantize(model, RECIPE, [torch.randn(8, 256)])
     held = 0
-    for parameter in model.model.layers.parameters():
+    for parameter in model.parameters():
         parts = parameter.__tensor_flatten__()[0] if isinstance(parameter, QuantizedWeight) else []
         held += sum(getattr(parameter, n).nbytes for n in parts) if parts else parameter.nbytes
-    assert held < before / 2.5  # rows of 32 weights: the scales count for much
+    assert held < before / 3.8
 
 
 def test_sites_shared_by_two_modules_stay_shared() -> None:

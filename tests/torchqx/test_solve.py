@@ -1,0 +1,127 @@
+"""One site from statistics to parameters: ladder, budget, record, and what is dropped afterwards."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig
+from torchqx.errors import ConfigError, NoCalibrationDataError, UnsupportedError
+from torchqx.fx_passes.sites import Form
+from torchqx.layouts import WeightLayout
+from torchqx.quantizers import AffineQuantizer
+from torchqx.recipe import AffineRecipe
+from torchqx.site_state import Operation, SiteState
+from torchqx.solve import describe, solve_site, stored_bytes
+
+K = 32
+
+
+def state(recipe: AffineRecipe, x: Tensor | None, *shapes: tuple[int, int]) -> tuple[SiteState, list[Tensor]]:
+    weights = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes or ((24, K),)]
+    operations = [Operation(f"site.{i}:linear:0", WeightLayout.OUT_IN, f"site.{i}") for i in range(len(weights))]
+    made = SiteState("site:linear:0", operations, Form.LINEAR, recipe)
+    for i, weight in enumerate(weights):
+        made.adopt(weight, i)
+    if x is not None:
+        made.observe(x, None)
+    return made, weights
+
+
+def uneven(rows: int = 200) -> Tensor:
+    """Few huge rows: one range for all is too coarse for the others."""
+    x = torch.randn(rows, K)
+    x[::50] *= 300
+    return x
+
+
+def test_members_share_one_solution() -> None:
+    made, weights = state(OutlierSuppressionPlusConfig(shift=True, grid_steps=3), torch.randn(99, K), (24, K), (8, K))
+    solve_site(made, weights)
+    one, two = (made.quantized(w) for w in weights)
+    assert torch.equal(one.shift, two.shift)
+    assert torch.equal(one.smooth, two.smooth)
+    assert torch.equal(one.per_tensor_scale, two.per_tensor_scale)
+    assert made.record.operations == ["site.0:linear:0", "site.1:linear:0"]
+    assert made.record.macs == 32 * K
+
+
+def test_it_steps_to_tokens_and_then_to_float() -> None:
+    made, weights = state(MinMaxConfig(), uneven())
+    solve_site(made, weights)
+    static, token = made.record.errors.values()
+    assert static > 0.03 > token
+    assert made.record.activation == "u8 affine per token, dynamic"
+    assert "u8 affine per tensor, static" in made.record.reason
+    assert "over the error budget" in made.record.reason
+    assert made.parameters.act_low is None
+
+    made, weights = state(MinMaxConfig(error_budget=1e-4, error_limit=1e-3), uneven())
+    solve_site(made, weights)
+    assert made.record.status == "float"
+    assert made.parameters is None
+    assert made.quantized(weights[0]) is None
+    assert "above the error limit" in made.record.reason
+    assert made.record.bytes_after == made.record.bytes_before == 4 * 24 * K
+
+
+def test_static_where_asked_for_whatever_its_error() -> None:
+    made, weights = state(MinMaxConfig(activation="static"), uneven())
+    solve_site(made, weights)
+    assert made.record.status == "quantized"
+    assert made.record.error > 0.03
+    assert made.record.activation.endswith("static")
+    assert not made.record.reason
+
+
+@pytest.mark.parametrize(("statistics", "share"), [("mean_minmax", 0.5), ("percentile", 0.5), ("mse", 0.99)])
+def test_statistics_narrow_a_static_range(statistics: str, share: float) -> None:
+    x = torch.randn(400, K)
+    x[0, 0] = 400.0
+    spans = []
+    for name in ("minmax", statistics):
+        made, weights = state(MinMaxConfig(activation="static", statistics=name), x)
+        solve_site(made, weights)
+        spans.append(float(made.parameters.act_high - made.parameters.act_low))
+    assert spans[0] > 400
+    assert spans[1] < share * spans[0]
+
+
+def test_what_was_seen_is_dropped_and_the_state_solved_once() -> None:
+    made, weights = state(MinMaxConfig(), torch.randn(99, K))
+    assert made.calibrating
+    solve_site(made, weights)
+    assert not made.calibrating
+    assert not made.samples
+    assert made.rows.sample.numel() == 0
+
+
+def test_refusals_leave_the_state_as_it_was() -> None:
+    cases = [
+        (MinMaxConfig(), None, torch.float32, NoCalibrationDataError, "site:linear:0"),
+        (MinMaxConfig(), torch.randn(9, K), torch.float64, UnsupportedError, "site.0:linear:0.*float64"),
+        (MinMaxConfig(activation="group", activation_group_size=5), torch.randn(9, K), torch.float32, ConfigError,
+         "site:linear:0.*activation_group_size"),
+    ]
+    for recipe, x, dtype, kind, match in cases:
+        made, weights = state(recipe, x)
+        with pytest.raises(kind, match=match):
+            solve_site(made, [w.to(dtype) for w in weights])
+        assert made.calibrating
+        assert made.parameters is None
+
+
+@pytest.mark.parametrize(("quantizer", "text"), [
+    (AffineQuantizer(), "u8 affine per tensor, static"),
+    (AffineQuantizer(4, True, "group", 16, True), "u4 symmetric per group of 16, dynamic"),
+    (AffineQuantizer(8, True, "channel", signed=True), "s8 symmetric per channel"),
+])
+def test_words(quantizer: AffineQuantizer, text: str) -> None:
+    assert describe(quantizer) == text
+
+
+def test_bytes() -> None:
+    def of(kind: str, size: int | None = None, symmetric: bool = True) -> int:
+        return stored_bytes(torch.Size((3, 8, 16)), AffineQuantizer(8, symmetric, kind, size, signed=True))
+
+    assert [of("tensor"), of("channel"), of("group", 4), of("channel", None, False)] == [
+        384 + 4, 384 + 4 * 24, 384 + 4 * 96, 384 + 8 * 24]
