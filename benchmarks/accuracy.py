@@ -21,7 +21,7 @@ from benchmarks.scores import encoder, perplexity, sentence_batches, sick_spearm
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
 
-METHODS = {"min-max": "MinMaxConfig", "SmoothQuant": "SmoothQuantConfig", "OS+": "OutlierSuppressionPlusConfig"}
+METHODS = {"min-max": "MinMaxConfig", "SmoothQuant": "SmoothQuantScalingConfig", "OS+": "OutlierSuppressionPlusConfig"}
 WINDOW_TOKENS = 512
 
 Batches = Sequence[dict[str, Tensor]]

@@ -16,8 +16,8 @@ def relative_error(after: Tensor, before: Tensor) -> float:
     return float((after - before).abs().max() / scale) if scale > 0 else float(after.abs().max())
 
 
-def prove_linear(site: str, rows: Tensor, weight: Tensor, transforms: list[Transform]) -> None:
-    """T(X) · absorb(W)ᵀ + bias(W) = X Wᵀ.
+def prove_linear(site: str, rows: Tensor, weight: Tensor, transform: Transform) -> None:
+    """T(X) · weight(W)ᵀ + bias(W, 0) = X Wᵀ.
 
     Args:
         rows: X [R, K], a sample of real activations.
@@ -27,12 +27,8 @@ def prove_linear(site: str, rows: Tensor, weight: Tensor, transforms: list[Trans
         EquivalenceError: the two differ by more than 1e-9 relative to the largest output.
     """
     x, w = rows.double(), weight.detach().double().flatten(0, -2)
-    before, bias, after = x @ w.T, torch.zeros((), dtype=torch.float64), x
-    for transform in transforms:
-        extra = transform.bias(w)
-        bias = bias if extra is None else bias + extra
-        after, w = transform(after), transform.absorb(w)
-    error = relative_error(after @ w.T + bias, before)
+    after = transform.activation(x) @ transform.weight(w).T + transform.bias(w, torch.zeros(len(w), dtype=w.dtype))
+    error = relative_error(after, x @ w.T)
     if not error <= TOLERANCE:
         raise EquivalenceError(f"the transformed matmul differs by {error:.2e} in float64", where=site,
                                remedy="its transform is ill-conditioned: exclude the site or change the solver.")

@@ -4,21 +4,21 @@ from torchqx import handlers as _handlers  # noqa: F401  registers the recipes w
 from torchqx import registries as _registries  # noqa: F401  lets torch, torchao and transformers rebuild storage tensors
 from torchqx import storage_ops as _storage_ops  # noqa: F401  registers what storage tensors do in eager mode
 from torchqx.backend import torchqx_backend
-from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
+from torchqx.baselines import MinMaxConfig, SmoothQuantScalingConfig
 from torchqx.checkpoint import load, save
 from torchqx.explain import Report, explain
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.refresh import refresh
 from torchqx.storage import QuantizedWeight
-from torchqx.workflow import abandon, convert, prepare, quantize, whole_model
 from torchqx.versions import check_torch
+from torchqx.workflow import abandon, convert, prepare, quantize, whole_model
 
 __all__ = [
     "MinMaxConfig",
     "OutlierSuppressionPlusConfig",
     "QuantizedWeight",
     "Report",
-    "SmoothQuantConfig",
+    "SmoothQuantScalingConfig",
     "abandon",
     "convert",
     "explain",

@@ -16,7 +16,7 @@ class MinMaxConfig(AffineRecipe):
 
 
 @dataclass
-class SmoothQuantConfig(AffineRecipe):
+class SmoothQuantScalingConfig(AffineRecipe):
     """SmoothQuant (Xiao et al., 2023): s_j = max|X_j|^alpha / max|W_j|^(1-alpha); alpha None searches it per site."""
 
     alpha: float | None = 0.5

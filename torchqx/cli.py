@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
+from torchqx.baselines import MinMaxConfig, SmoothQuantScalingConfig
 from torchqx.cli_bench import bench, threads, timings_table
 from torchqx.cli_data import Sampling, is_text, tensor_batches, text_batches
 from torchqx.cli_models import Source, check_output
@@ -22,7 +22,7 @@ from torchqx.progress import STDERR, bar, working
 from torchqx.recipe import AffineRecipe, make_recipe
 from torchqx.workflow import quantize
 
-RECIPES = {"osplus": OutlierSuppressionPlusConfig, "smoothquant": SmoothQuantConfig, "minmax": MinMaxConfig}
+RECIPES = {"osplus": OutlierSuppressionPlusConfig, "smoothquant": SmoothQuantScalingConfig, "minmax": MinMaxConfig}
 WIDTH_OUTSIDE_TERMINALS = 200
 MIB = 2**20
 

@@ -1,4 +1,4 @@
-"""Calibration over the ranks of ``torch.distributed``: statistics are merged, rank 0 solves, all ranks get its answer."""
+"""Calibration over the ranks of ``torch.distributed``: statistics are merged, rank 0 solves, all get its answer."""
 
 import torch.distributed as dist
 

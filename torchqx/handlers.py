@@ -3,15 +3,15 @@
 from torch.nn import Linear, Module
 from torchao.quantization.transform_module import register_quantize_module_handler
 
-from torchqx.baselines import MinMaxConfig, SmoothQuantConfig
+from torchqx.baselines import MinMaxConfig, SmoothQuantScalingConfig
 from torchqx.data_free import quantize_without_data
 from torchqx.errors import ConfigError
+from torchqx.linear_workflow import convert_linear, prepare_linear
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.recipe import AffineRecipe
-from torchqx.linear_workflow import convert_linear, prepare_linear
 from torchqx.workflow import convert, prepare
 
-RECIPES = (OutlierSuppressionPlusConfig, SmoothQuantConfig, MinMaxConfig)
+RECIPES = (OutlierSuppressionPlusConfig, SmoothQuantScalingConfig, MinMaxConfig)
 
 
 def apply_step(module: Module, recipe: AffineRecipe) -> Module:

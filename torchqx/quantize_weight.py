@@ -10,7 +10,7 @@ from torchqx.inductor_kernels.int8_linear.pack import pack_int8_weight
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
 from torchqx.storage import QuantizedWeight, encode_quantizer
-from torchqx.transforms import Scale, Shift, Transform
+from torchqx.transforms import ShiftScale
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,20 +30,8 @@ class SiteParameters:
     act_high: Tensor | None = None
 
     @property
-    def transforms(self) -> list[Transform]:
-        shift = [] if self.shift is None else [Shift(self.shift)]
-        return shift + ([] if self.scale is None else [Scale(self.scale)])
-
-
-def absorb(transforms: list[Transform], matrix: Tensor) -> tuple[Tensor | None, Tensor]:
-    """What a weight [N, K] becomes, and what its bias gains ([N] or None), when its activation is transformed."""
-    gained = None
-    for transform in transforms:
-        bias = transform.bias(matrix)
-        if bias is not None:
-            gained = bias if gained is None else gained + bias
-        matrix = transform.absorb(matrix)
-    return gained, matrix
+    def transform(self) -> ShiftScale:
+        return ShiftScale(self.shift, self.scale)
 
 
 @torch.no_grad()
@@ -53,7 +41,7 @@ def quantize_weight(parameter: Tensor, layout: WeightLayout, site: str, paramete
     matrix = layout.to_matrix(parameter.detach()).float()
     if not torch.isfinite(matrix.sum()):
         raise NonFiniteError("the weight holds NaN or Inf", where=site, remedy="repair the checkpoint.")
-    shift_bias, transformed = absorb(parameters.transforms, matrix)
+    transformed, shift_bias = parameters.transform.weight(matrix), parameters.transform.bias(matrix, None)
     spec = parameters.weight
     scale, zero_point = spec.parameters(*spec.range_of(transformed))
     qdata = spec.quantize(transformed, scale, zero_point).contiguous()

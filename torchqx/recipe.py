@@ -57,7 +57,7 @@ class AffineRecipe(AOBaseConfig):
     weight_group_size: int | None = None
     activation: Literal["auto", "static", "token", "group"] = "auto"
     activation_group_size: int | None = None
-    error_budget: float = 0.03
+    error_budget: float = 0.015
     error_limit: float = 0.1
     statistics: str = "minmax"
     calibration: str = "parallel"

@@ -1,4 +1,4 @@
-"""Every weighted matmul as rows [..., K] -> [..., N]: how each form's activation becomes rows, and its result comes back."""
+"""Every weighted matmul as rows [..., K] -> [..., N]: how an activation becomes rows, and how the result comes back."""
 
 import math
 

@@ -61,7 +61,7 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
                                     found.act_low, found.act_high)
         try:
             for operation, matrix in zip(state.operations, matrices, strict=True):
-                prove_linear(operation.key, rows[:PROOF_ROWS], matrix, parameters.transforms)
+                prove_linear(operation.key, rows[:PROOF_ROWS], matrix, parameters.transform)
         except EquivalenceError as failure:
             parameters, refusal = None, str(failure)
     record.solver, record.loss_on = type(recipe.solver()).__name__, state.loss_on
@@ -119,7 +119,7 @@ def _choose(attempts: list[Attempt], recipe: AffineRecipe) -> Attempt | None:
 
 def _fill(record: SiteRecord, parameters: SiteParameters, chosen: Attempt, recipe: AffineRecipe) -> None:
     record.status, record.error, record.loss = "quantized", chosen.error, float(chosen.solution.loss)
-    record.transforms = [type(t).__name__.lower() for t in parameters.transforms]
+    record.transforms = parameters.transform.names
     if record.transforms:
         record.placement = "online" if chosen.quantizer.dynamic else "in the quantizer"
     record.activation, record.weight = describe(chosen.quantizer), describe(parameters.weight)
@@ -140,9 +140,7 @@ def _set_range(solution: LinearSolution, state: SiteState, rows: Tensor, quantiz
     """Replace the min-max range of a static quantizer by the recipe's statistic of the transformed rows."""
     if quantizer.dynamic or state.recipe.statistics == "minmax":
         return
-    transformed = rows
-    for transform in SiteParameters(quantizer, quantizer, solution.shift, solution.scale).transforms:
-        transformed = transform(transformed)
+    transformed = solution.transform.activation(rows)
     observer = RANGES[state.recipe.statistics](quantizer, site=state.record.key)
     for batch in transformed.split(max(1, len(transformed) // 8)):
         observer(batch)

@@ -21,7 +21,7 @@ from torchqx.gradients import refuse_gradients
 from torchqx.inductor_kernels.int8_linear.pack import unpack_int8_weight
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
-from torchqx.transforms import Scale, Shift, Transform
+from torchqx.transforms import ShiftScale
 
 
 def encode_quantizer(quantizer: AffineQuantizer) -> str:
@@ -173,11 +173,9 @@ class QuantizedWeight(TorchAOBaseTensor):
         return None if self.per_tensor_scale is None else self.per_tensor_scale[1].to(torch.int32)
 
     @property
-    def transforms(self) -> list[Transform]:
-        """Shift, then scale; those that this weight has."""
-        shift = [] if self.shift is None else [Shift(self.shift)]
-        scale = [] if self.smooth is None else [Scale(1.0 / self.smooth)]
-        return [*shift, *scale]
+    def transform(self) -> ShiftScale:
+        """The site's transform; the identity where it has none."""
+        return ShiftScale(self.shift, None if self.smooth is None else 1.0 / self.smooth)
 
     def transformed_matrix(self) -> Tensor:
         """The weight that the transformed activation meets, float32 [N, K] or [E, N, K]."""
@@ -193,8 +191,7 @@ class QuantizedWeight(TorchAOBaseTensor):
     def fake_quantized(self, x: Tensor) -> Tensor:
         """Rows ``x`` [..., K] as the integer matmul sees them, still in the transformed coordinates; float32."""
         x = x.float()
-        for transform in self.transforms:
-            x = transform(x)
+        x = self.transform.activation(x)
         spec = self.activation_spec
         if spec.dynamic:
             return spec.fake_quantize(x)

@@ -1,9 +1,8 @@
 """Invertible maps on an activation that a weighted matmul can absorb.
 
-A transform T acts on rows X [..., K]; the matmul that reads T(X) keeps its result when its weight [N, K] and bias [N]
-become ``absorb(W)`` and ``b + bias(W)``:
+A transform T acts on rows X [..., K]; the matmul that reads T(X) keeps its result with another weight and bias:
 
-    T(X) · absorb(W)ᵀ + b + bias(W)  =  X Wᵀ + b        exactly, in real arithmetic
+    T(X) · weight(W)ᵀ + bias(W, b)  =  X Wᵀ + b        exactly, in real arithmetic
 """
 
 from dataclasses import dataclass
@@ -13,50 +12,44 @@ from torch import Tensor
 
 
 class Transform(Protocol):
-    """An invertible map on the last dimension of an activation."""
+    """What proofs and passes ask of any transform."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def activation(self, x: Tensor) -> Tensor: ...
 
-    def inverse(self, x: Tensor) -> Tensor: ...
+    def weight(self, weight: Tensor) -> Tensor: ...
 
-    def absorb(self, weight: Tensor) -> Tensor: ...
-
-    def bias(self, weight: Tensor) -> Tensor | None: ...
+    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None: ...
 
 
-@dataclass(frozen=True, eq=False)
-class Shift:
-    """X - z, with z [K]; the bias takes W z (Outlier Suppression+)."""
+@dataclass(frozen=True)
+class ShiftScale:
+    """X~ = (X - shift) / scale per channel, absorbed by W~ = W · scale and b~ = b + W shift.
 
-    amount: Tensor
+    Attributes:
+        shift, scale: z and s, [K] each, or None for none (Outlier Suppression+; SmoothQuant has s alone).
+    """
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return x - self.amount.to(x.dtype)
+    shift: Tensor | None = None
+    scale: Tensor | None = None
 
-    def inverse(self, x: Tensor) -> Tensor:
-        return x + self.amount.to(x.dtype)
+    @property
+    def names(self) -> list[str]:
+        """The parts that there are, in order."""
+        return [name for name in ("shift", "scale") if getattr(self, name) is not None]
 
-    def absorb(self, weight: Tensor) -> Tensor:
-        return weight
+    def activation(self, x: Tensor) -> Tensor:
+        """[..., K] -> the same, in the dtype of ``x``."""
+        if self.shift is not None:
+            x = x - self.shift.to(x.dtype)
+        return x if self.scale is None else x / self.scale.to(x.dtype)
 
-    def bias(self, weight: Tensor) -> Tensor | None:
-        return weight @ self.amount.to(weight.dtype)
+    def weight(self, weight: Tensor) -> Tensor:
+        """[..., N, K] -> the same."""
+        return weight if self.scale is None else weight * self.scale.to(weight.dtype)
 
-
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """X / s, with s [K] positive; the weight's columns take s (SmoothQuant, Outlier Suppression+)."""
-
-    amount: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x / self.amount.to(x.dtype)
-
-    def inverse(self, x: Tensor) -> Tensor:
-        return x * self.amount.to(x.dtype)
-
-    def absorb(self, weight: Tensor) -> Tensor:
-        return weight * self.amount.to(weight.dtype)
-
-    def bias(self, weight: Tensor) -> Tensor | None:
-        return None
+    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The original weight [..., N, K] and bias [..., N] -> the bias [..., N]; None where none is needed."""
+        if self.shift is None:
+            return bias
+        moved = weight @ self.shift.to(weight.dtype)
+        return moved if bias is None else bias + moved

@@ -34,7 +34,7 @@ RECORDS = "_torchqx_records"
 
 
 def whole_model(module: Module, name: str = "") -> bool:
-    """A ``filter_fn`` for torchao's ``quantize_``: matches the root alone, so all kinds of sites are found in its graph."""
+    """A ``filter_fn`` for torchao's ``quantize_`` that matches the root alone: all sites are found in its graph."""
     return name == ""
 
 

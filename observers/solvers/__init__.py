@@ -2,7 +2,7 @@
 
 from torchqx.observers.solvers.objective import Objective, measure
 from torchqx.observers.solvers.outlier_suppression_plus import OutlierSuppressionPlusSolver
-from torchqx.observers.solvers.problem import LinearProblem, LinearSolution, Sample, Transform
+from torchqx.observers.solvers.problem import LinearProblem, LinearSolution, Sample
 from torchqx.observers.solvers.ranges import HistogramSolver, MinMaxSolver, PercentileSolver
 from torchqx.observers.solvers.smoothquant import SmoothQuantSolver
 from torchqx.observers.solvers.solver import Solver
@@ -18,6 +18,5 @@ __all__ = [
     "Sample",
     "SmoothQuantSolver",
     "Solver",
-    "Transform",
     "measure",
 ]

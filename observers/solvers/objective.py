@@ -10,7 +10,8 @@ from torch import Tensor
 
 from torchqx.errors import NoCalibrationDataError, NonFiniteError, ShapeError
 from torchqx.observers.solvers.coded import CodedLinear, Range
-from torchqx.observers.solvers.problem import LinearProblem, LinearSolution, Sample, Transform, transformed_range
+from torchqx.observers.solvers.problem import LinearProblem, LinearSolution, Sample, transformed_range
+from torchqx.transforms import ShiftScale
 
 LARGEST_OUTPUT = 1 << 24  # elements of a float32 output held at once: 64 MiB
 SEARCHED_FEATURES = 1024
@@ -49,7 +50,7 @@ class Objective:
             raise NonFiniteError("NaN or Inf in the outputs of the float layer", where=problem.site,
                                  remedy="look for overflow in the model's dtype, or drop the offending batch.")
 
-    def __call__(self, transform: Transform, bounds: Range) -> float:
+    def __call__(self, transform: ShiftScale, bounds: Range) -> float:
         """The loss; infinite for a transform that overflows. ``bounds``: the range of a static activation."""
         layers = quantized(self.problem, self.members, transform)
         noise = 0.0
@@ -86,7 +87,7 @@ class Objective:
 
 
 def quantized(
-    problem: LinearProblem, members: Members, transform: Transform
+    problem: LinearProblem, members: Members, transform: ShiftScale
 ) -> list[tuple[CodedLinear, Tensor | None]]:
     """Each member with W · s quantized, and its bias b + W z."""
     return [
@@ -137,7 +138,7 @@ def no_rows(problem: LinearProblem) -> NoCalibrationDataError:
 
 
 def _parts(
-    problem: LinearProblem, rows: Tensor, transform: Transform, bounds: Range, step: int
+    problem: LinearProblem, rows: Tensor, transform: ShiftScale, bounds: Range, step: int
 ) -> Iterator[tuple[Tensor, Tensor, Range]]:
     """Rows, the same transformed, and the range to code them with, at most ``step`` at a time."""
     if not len(rows):

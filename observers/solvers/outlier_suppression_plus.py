@@ -9,8 +9,9 @@ from torch import Tensor
 
 from torchqx.errors import ConfigError
 from torchqx.observers.solvers.objective import Objective
-from torchqx.observers.solvers.problem import LinearProblem, LinearSolution, Transform
+from torchqx.observers.solvers.problem import LinearProblem, LinearSolution
 from torchqx.observers.solvers.solver import Solver, candidate
+from torchqx.transforms import ShiftScale
 
 REFINEMENTS = 2
 
@@ -106,5 +107,5 @@ class Sweep:
         scale = None
         if threshold < self.top:
             scale = (self.reach / threshold).clamp(min=1)
-        transform = Transform(self.shift, scale)
+        transform = ShiftScale(self.shift, scale)
         return candidate(self.problem, self.objective, transform, threshold=threshold)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from torchqx.errors import ConfigError, NonFiniteError, ShapeError
 from torchqx.quantizers import AffineQuantizer
+from torchqx.transforms import ShiftScale
 
 
 @dataclass
@@ -106,35 +107,6 @@ class LinearProblem:
                 where=self.site, remedy="give [K] ranges, [N, K] weights, [N] biases and [..., K] inputs.")
 
 
-@dataclass(frozen=True)
-class Transform:
-    """X~ = (X - shift) / scale per channel, absorbed by W~ = W · scale and b~ = b + W shift: the result is the same.
-
-    Attributes:
-        shift, scale: [K], or None for none.
-    """
-
-    shift: Tensor | None = None
-    scale: Tensor | None = None
-
-    def activation(self, x: Tensor) -> Tensor:
-        """[..., K] -> the same, in the dtype of ``x``."""
-        if self.shift is not None:
-            x = x - self.shift.to(x.dtype)
-        return x if self.scale is None else x / self.scale.to(x.dtype)
-
-    def weight(self, weight: Tensor) -> Tensor:
-        """[..., N, K] -> the same."""
-        return weight if self.scale is None else weight * self.scale.to(weight.dtype)
-
-    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        """The original weight [..., N, K] and bias [..., N] -> the bias [..., N]; None where none is needed."""
-        if self.shift is None:
-            return bias
-        moved = weight @ self.shift.to(weight.dtype)
-        return moved if bias is None else bias + moved
-
-
 @dataclass
 class LinearSolution:
     """Parameters of one site.
@@ -156,11 +128,11 @@ class LinearSolution:
     threshold: float | None = None
 
     @property
-    def transform(self) -> Transform:
+    def transform(self) -> ShiftScale:
         """The shift and scale as a map on activations, weights and biases."""
-        return Transform(self.shift, self.scale)
+        return ShiftScale(self.shift, self.scale)
 
 
-def transformed_range(problem: LinearProblem, transform: Transform) -> tuple[Tensor, Tensor]:
+def transformed_range(problem: LinearProblem, transform: ShiftScale) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of X~ over the calibration set, 0-dimensional float32."""
     return transform.activation(problem.channel_low).amin(), transform.activation(problem.channel_high).amax()

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torchqx.errors import ConfigError
 from torchqx.observers.histogram import BinnedObserver, HistogramObserver, PercentileObserver
 from torchqx.observers.solvers.objective import Objective
-from torchqx.observers.solvers.problem import LinearProblem, LinearSolution, Transform
+from torchqx.observers.solvers.problem import LinearProblem, LinearSolution
 from torchqx.observers.solvers.solver import Solver, candidate
+from torchqx.transforms import ShiftScale
 
 
 @dataclass
@@ -14,7 +15,7 @@ class MinMaxSolver(Solver):
     """The exact range over the calibration set."""
 
     def _search(self, problem: LinearProblem, objective: Objective) -> LinearSolution:
-        return candidate(problem, objective, Transform())
+        return candidate(problem, objective, ShiftScale())
 
 
 @dataclass
@@ -42,4 +43,4 @@ def _observed(problem: LinearProblem, objective: Objective, observer: BinnedObse
                           remedy="choose another solver, or a static activation quantizer.")
     for sample in problem.samples:
         observer(sample.rows)
-    return candidate(problem, objective, Transform(), bounds=observer.bounds())
+    return candidate(problem, objective, ShiftScale(), bounds=observer.bounds())

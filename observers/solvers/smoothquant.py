@@ -7,8 +7,9 @@ from torch import Tensor
 
 from torchqx.errors import ConfigError
 from torchqx.observers.solvers.objective import Objective
-from torchqx.observers.solvers.problem import LinearProblem, LinearSolution, Transform
+from torchqx.observers.solvers.problem import LinearProblem, LinearSolution
 from torchqx.observers.solvers.solver import Solver, candidate
+from torchqx.transforms import ShiftScale
 
 SEARCHED = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SMALLEST, LARGEST = 1e-5, 1e5
@@ -31,7 +32,7 @@ class SmoothQuantSolver(Solver):
 
     def _search(self, problem: LinearProblem, objective: Objective) -> LinearSolution:
         alphas = SEARCHED if self.alpha is None else (self.alpha,)
-        found = (candidate(problem, objective, Transform(scale=smoothing(problem, a))) for a in alphas)
+        found = (candidate(problem, objective, ShiftScale(scale=smoothing(problem, a))) for a in alphas)
         return min(found, key=lambda solution: solution.loss)
 
 

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from torchqx.errors import NonFiniteError
 from torchqx.observers.solvers.coded import Range
 from torchqx.observers.solvers.objective import Objective, measure, plain_float32
-from torchqx.observers.solvers.problem import LinearProblem, LinearSolution, Transform, transformed_range
+from torchqx.observers.solvers.problem import LinearProblem, LinearSolution, transformed_range
+from torchqx.transforms import ShiftScale
 
 
 class Solver(ABC):
@@ -35,7 +36,7 @@ class Solver(ABC):
 def candidate(
     problem: LinearProblem,
     objective: Objective,
-    transform: Transform,
+    transform: ShiftScale,
     *,
     bounds: Range = None,
     threshold: float | None = None,

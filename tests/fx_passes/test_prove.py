@@ -13,20 +13,20 @@ from tests.fx_passes.rewrite import STATIC, Code, quantized
 from torchqx import solve
 from torchqx.errors import EquivalenceError
 from torchqx.fx_passes.prove import prove_linear, relative_error
-from torchqx.transforms import Scale, Shift
+from torchqx.transforms import ShiftScale
 
 
-class WrongBias(Shift):
+class WrongBias(ShiftScale):
     """A shift whose bias is one in a million off."""
 
-    def bias(self, weight: Tensor) -> Tensor:
-        return super().bias(weight) * (1 + 1e-6)
+    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super().bias(weight, bias) * (1 + 1e-6)
 
 
-class NotUndone(Scale):
+class NotUndone(ShiftScale):
     """A scale that the weight does not take."""
 
-    def absorb(self, weight: Tensor) -> Tensor:
+    def weight(self, weight: Tensor) -> Tensor:
         return weight
 
 
@@ -34,21 +34,22 @@ class NotUndone(Scale):
 def test_shift_and_scale_hold(seed: int, shape: tuple[int, ...]) -> None:
     random = torch.Generator().manual_seed(seed)
     k = shape[-1]
-    shift = Shift(torch.randn(k, generator=random) * 100)
-    scale = Scale(torch.rand(k, generator=random) * 50 + 0.01)
+    shift = torch.randn(k, generator=random) * 100
+    scale = torch.rand(k, generator=random) * 50 + 0.01
     rows, weight = torch.randn(11, k, generator=random), torch.randn(shape, generator=random)
-    prove_linear("site", rows, weight, [shift, scale])
+    prove_linear("site", rows, weight, ShiftScale(shift, scale))
 
 
 @pytest.mark.parametrize("wrong", [WrongBias, NotUndone])
 def test_a_wrong_transform_is_refused(wrong: type) -> None:
+    transform = wrong(torch.rand(16) + 0.5, torch.rand(16) + 0.5)
     with pytest.raises(EquivalenceError, match=r"block\.up: .*float64.*Remedy"):
-        prove_linear("block.up", torch.randn(9, 16), torch.randn(5, 16), [wrong(torch.rand(16) + 0.5)])
+        prove_linear("block.up", torch.randn(9, 16), torch.randn(5, 16), transform)
 
 
 def test_nan_is_refused() -> None:
     with pytest.raises(EquivalenceError):
-        prove_linear("site", torch.randn(9, 16), torch.randn(5, 16), [Scale(torch.zeros(16))])
+        prove_linear("site", torch.randn(9, 16), torch.randn(5, 16), ShiftScale(scale=torch.zeros(16)))
 
 
 def test_relative_error() -> None:

@@ -37,7 +37,8 @@ def test_through_quantize_with_torchaos_default_filter() -> None:
 
 
 @pytest.mark.parametrize("recipe", [
-    torchqx.MinMaxConfig(), torchqx.MinMaxConfig(activation="static"), torchqx.SmoothQuantConfig(activation="token"),
+    torchqx.MinMaxConfig(), torchqx.MinMaxConfig(activation="static"),
+    torchqx.SmoothQuantScalingConfig(activation="token"),
     torchqx.OutlierSuppressionPlusConfig(activation="token"),
 ])
 def test_recipes_that_need_data_say_so(recipe: torchqx.MinMaxConfig) -> None:

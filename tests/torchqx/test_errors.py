@@ -122,7 +122,7 @@ def test_recipes(fields: dict, match: str) -> None:
 @pytest.mark.parametrize("alpha", [-0.1, 1.5, "half", float("nan")])
 def test_smoothquant_alpha(alpha) -> None:
     with pytest.raises(errors.ConfigError, match="alpha"):
-        torchqx.SmoothQuantConfig(alpha=alpha)
+        torchqx.SmoothQuantScalingConfig(alpha=alpha)
 
 
 def test_groups_that_do_not_divide_a_row() -> None:

@@ -5,20 +5,20 @@ from dataclasses import asdict
 import pytest
 from torchao.core.config import config_from_dict, config_to_dict
 
-from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig, SmoothQuantConfig
+from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig, SmoothQuantScalingConfig
 from torchqx.errors import ConfigError
 from torchqx.observers.solvers import MinMaxSolver, OutlierSuppressionPlusSolver, SmoothQuantSolver
 from torchqx.recipe import AffineRecipe, make_recipe
 
-RECIPES = [OutlierSuppressionPlusConfig(shift=False, grid_steps=None, exclude=["a.*"]), SmoothQuantConfig(alpha=None),
+RECIPES = [OutlierSuppressionPlusConfig(shift=False, grid_steps=None, exclude=["a.*"]),
+           SmoothQuantScalingConfig(alpha=None),
            MinMaxConfig(weight_granularity="group", weight_group_size=32, activation="token")]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: type(r).__name__)
 def test_as_data(recipe: AffineRecipe) -> None:
     assert make_recipe(type(recipe), asdict(recipe)) == recipe
-    if not isinstance(recipe, SmoothQuantConfig):  # torchao has a config of that name too
-        assert config_from_dict(config_to_dict(recipe)) == recipe
+    assert config_from_dict(config_to_dict(recipe)) == recipe
 
 
 def test_solvers() -> None:
@@ -53,7 +53,7 @@ def test_fingerprint() -> None:
     """Equal for what solves alike."""
     assert MinMaxConfig(step="prepare").fingerprint() == MinMaxConfig(step="convert").fingerprint()
     assert MinMaxConfig().fingerprint() != MinMaxConfig(weight_bits=6).fingerprint()
-    assert MinMaxConfig().fingerprint() != SmoothQuantConfig().fingerprint()
+    assert MinMaxConfig().fingerprint() != SmoothQuantScalingConfig().fingerprint()
 
 
 def test_steps() -> None:

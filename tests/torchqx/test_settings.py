@@ -7,7 +7,7 @@ import torch
 
 import torchqx
 from tests.torchqx.settings import MODELS, batch, lowered, quantize, relative, result, usual_difference
-from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig, SmoothQuantConfig
+from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig, SmoothQuantScalingConfig
 
 OS = OutlierSuppressionPlusConfig
 GRID = {"grid_steps": 3}
@@ -34,8 +34,8 @@ MATRIX = {
     "mean of min-max": (OS(activation="static", statistics="mean_minmax", **GRID), 0.15),
     "percentile": (OS(activation="static", statistics="percentile", **GRID), 0.15),
     "mse": (OS(activation="static", statistics="mse", **GRID), 0.15),
-    "SmoothQuant": (SmoothQuantConfig(), 0.15),
-    "SmoothQuant, searched": (SmoothQuantConfig(alpha=None, activation="static"), 0.15),
+    "SmoothQuant": (SmoothQuantScalingConfig(), 0.15),
+    "SmoothQuant, searched": (SmoothQuantScalingConfig(alpha=None, activation="static"), 0.15),
     "W4A8": (OS(weight_bits=4, **GRID), 0.6),
     "W6A6": (OS(weight_bits=6, activation_bits=6, **GRID), 0.2),
     "W4A4": (OS(weight_bits=4, activation_bits=4, **GRID), 0.9),

@@ -13,12 +13,12 @@ from torchqx.observers.solvers import (
     Objective,
     OutlierSuppressionPlusSolver,
     Sample,
-    Transform,
     coded,
     measure,
     objective,
 )
 from torchqx.quantizers import AffineQuantizer
+from torchqx.transforms import ShiftScale
 
 STATIC = AffineQuantizer()
 TOKEN = AffineQuantizer(granularity="token", dynamic=True)
@@ -29,8 +29,8 @@ WEIGHTS = [CHANNEL, AffineQuantizer(symmetric=True, signed=True), AffineQuantize
            AffineQuantizer(bits=4, granularity="group", group_size=9, signed=True)]
 
 
-def some_transform(k: int) -> Transform:
-    return Transform(torch.randn(k), torch.rand(k) + 0.5)
+def some_transform(k: int) -> ShiftScale:
+    return ShiftScale(torch.randn(k), torch.rand(k) + 0.5)
 
 
 def outputs(problem, x, transform, bounds):
@@ -108,7 +108,7 @@ def test_a_region_and_its_mask_must_fit(problem_of):
 def test_a_region_that_returns_its_input_keeps_the_reference(problem_of):
     x = torch.randn(3, 11, 63)
     loss = Objective(problem_of(x, samples=[Sample(x, lambda y: y[0])]))
-    assert 0 < loss(Transform(), (x.min(), x.max())) == loss(Transform(), (x.min(), x.max()))
+    assert 0 < loss(ShiftScale(), (x.min(), x.max())) == loss(ShiftScale(), (x.min(), x.max()))
 
 
 @pytest.mark.parametrize("activation", [STATIC, TOKEN])

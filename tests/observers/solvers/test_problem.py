@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchqx.errors import ConfigError, NonFiniteError, ShapeError
-from torchqx.observers.solvers import LinearSolution, Sample, Transform
+from torchqx.observers.solvers import LinearSolution, Sample
 from torchqx.quantizers import AffineQuantizer
+from torchqx.transforms import ShiftScale
 
 
 @settings(max_examples=50, deadline=None)
@@ -24,7 +25,7 @@ def test_a_transform_preserves_the_function(k, n, rows, seed, shifted, scaled, b
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     x, weight, bias = draw(rows, k) * 10, draw(n, k), draw(n) if biased else None
-    transform = Transform(draw(k) * 30 if shifted else None, draw(k).exp() if scaled else None)
+    transform = ShiftScale(draw(k) * 30 if shifted else None, draw(k).exp() if scaled else None)
     before = torch.nn.functional.linear(x, weight, bias)
     after = torch.nn.functional.linear(
         transform.activation(x), transform.weight(weight), transform.bias(weight, bias))
@@ -33,15 +34,15 @@ def test_a_transform_preserves_the_function(k, n, rows, seed, shifted, scaled, b
 
 def test_a_bias_appears_only_with_a_shift():
     weight = torch.randn(4, 3)
-    assert Transform(scale=torch.ones(3)).bias(weight, None) is None
-    assert Transform(shift=torch.ones(3)).bias(weight, None).shape == (4,)
+    assert ShiftScale(scale=torch.ones(3)).bias(weight, None) is None
+    assert ShiftScale(shift=torch.ones(3)).bias(weight, None).shape == (4,)
     stacked = torch.randn(2, 4, 3)
-    assert Transform(shift=torch.ones(3)).bias(stacked, torch.randn(2, 4)).shape == (2, 4)
+    assert ShiftScale(shift=torch.ones(3)).bias(stacked, torch.randn(2, 4)).shape == (2, 4)
 
 
 def test_a_solution_knows_its_transform():
     shift, scale = torch.ones(3), torch.full((3,), 2.0)
-    assert LinearSolution(shift, scale, None, None, 0.0, 0.0).transform == Transform(shift, scale)
+    assert LinearSolution(shift, scale, None, None, 0.0, 0.0).transform == ShiftScale(shift, scale)
 
 
 @pytest.mark.parametrize(
