@@ -87,6 +87,7 @@ def smollm2(
     settings = [
         Setting(method, bits, activation)
         for bits, activation, method in product((8, 6), ("static", "token", "auto"), METHODS)
+        if activation != "auto" or method == "OS+"
     ]
     header = ("method", "perplexity", "against float", "seconds")
     title = f"SmolLM2-135M on WikiText-2: {windows} windows of 512, {calibrate} calibration windows"

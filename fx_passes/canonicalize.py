@@ -21,7 +21,7 @@ def canonicalize(gm: GraphModule) -> GraphModule:
 
 
 def _evaluation_dropout(node: Node) -> bool:
-    if node.op != "call_function" or node.target not in (F.dropout, torch.dropout):
+    if node.op != "call_function" or node.target not in (F.dropout, torch.dropout) or not node.args:
         return False
     training = node.kwargs.get("training", node.kwargs.get("train", node.args[2] if len(node.args) > 2 else True))
     return training is False

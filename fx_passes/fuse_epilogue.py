@@ -56,7 +56,7 @@ def _replace(old: Node, new: Node) -> None:
 
 def _fuse_activation(node: Node) -> None:
     user = _only_user(node)
-    if user is None or user.op != "call_function" or user.target not in FUNCTIONS or user.args[0] is not node:
+    if user is None or user.op != "call_function" or user.target not in FUNCTIONS or user.args[:1] != (node,):
         return
     name = FUNCTIONS[user.target]
     approximate = user.kwargs.get("approximate", user.args[1] if len(user.args) > 1 and name == "gelu" else "none")

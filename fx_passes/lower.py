@@ -26,6 +26,7 @@ from torchqx.quantizers import AffineQuantizer
 PACKED = torch.ops.torchqx.int8_linear.default
 EXPERTS = torch.ops.torchqx.int8_experts.default
 NO_REQUANTIZE = (None, None, 0, 255)
+WRITTEN = (torch.float32, torch.bfloat16)  # what the kernels write themselves
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,13 @@ def matmul(emit: Emitter, structure: OpStructure, rows: tuple[Node, Any, Any], b
         result = emit.call(EXPERTS, codes, emit.derived(d.plain), emit.derived(d.weight_scale),
                            emit.derived(d.column_sum), scale, zero, bias, emit.ops[0].offsets, zero_point)
         return emit.call(Tensor.to, result, dtype)
-    tail = (scale, zero, bias, "none", None, *NO_REQUANTIZE, dtype)
+    written = dtype if dtype in WRITTEN else torch.float32
+    tail = (scale, zero, bias, "none", None, *NO_REQUANTIZE, written)
     if not is_simple(structure):
-        return emit.call(int8_linear_general_aten, codes, emit.derived(d.plain), emit.derived(d.weight_scale),
-                         zero_point, *tail)
-    kernel, data = (PACKED, d.packed) if is_supported(structure.device) else (int8_linear_aten, d.plain)
-    return emit.call(kernel, codes, emit.derived(data), emit.derived(d.weight_scale), emit.derived(d.column_sum), *tail)
+        result = emit.call(int8_linear_general_aten, codes, emit.derived(d.plain), emit.derived(d.weight_scale),
+                           zero_point, *tail)
+    else:
+        kernel, data = (PACKED, d.packed) if is_supported(structure.device) else (int8_linear_aten, d.plain)
+        result = emit.call(kernel, codes, emit.derived(data), emit.derived(d.weight_scale),
+                           emit.derived(d.column_sum), *tail)
+    return result if written == dtype else emit.call(Tensor.to, result, dtype)

@@ -1,6 +1,5 @@
 """Function-preserving rewrites are proved in float64 on real inputs, before against after."""
 
-import torch
 from torch import Tensor
 
 from torchqx.errors import EquivalenceError
@@ -27,7 +26,7 @@ def prove_linear(site: str, rows: Tensor, weight: Tensor, transform: Transform) 
         EquivalenceError: the two differ by more than 1e-9 relative to the largest output.
     """
     x, w = rows.double(), weight.detach().double().flatten(0, -2)
-    after = transform.activation(x) @ transform.weight(w).T + transform.bias(w, torch.zeros(len(w), dtype=w.dtype))
+    after = transform.activation(x) @ transform.weight(w).T + transform.bias(w, w.new_zeros(len(w)))
     error = relative_error(after, x @ w.T)
     if not error <= TOLERANCE:
         raise EquivalenceError(f"the transformed matmul differs by {error:.2e} in float64", where=site,

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+from torch.nn import Parameter
 
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.derived import Derived
@@ -59,9 +60,9 @@ def _together(ops: list[LinearOp], structures: Mapping[Node, OpStructure]) -> li
 
 
 def _computed(bias: Node | None) -> bool:
-    """Whether a bias is anything but a vector that enters the graph."""
+    """Whether a bias is anything but a vector among the model's parameters."""
     value = None if bias is None else bias.meta.get("example_value")
-    return bias is not None and not (bias.op == "placeholder" and isinstance(value, Tensor) and value.dim() == 1)
+    return bias is not None and not (bias.op == "placeholder" and isinstance(value, Parameter) and value.dim() == 1)
 
 
 class _Target:
@@ -71,6 +72,10 @@ class _Target:
         self.graph = Graph()
         self.copies: dict[Node, Node] = {}
         self.graph.output(self.graph.graph_copy(gm.graph, self.copies))
+        for copy in self.copies.values():
+            # Parts of a wide matmul, and rows moved back, are not contiguous: what was a view may have to copy now.
+            if copy.op == "call_method" and copy.target == "view" and not isinstance(copy.args[1], torch.dtype):
+                copy.target = "reshape"
         self.inputs: dict[Node, Node | Derived] = {
             self.copies[n]: n for n in gm.graph.nodes if n.op == "placeholder"}
         self.made: dict[tuple, Node] = {}
@@ -128,7 +133,7 @@ class _Rewrite:
             dtype = first.node.meta["example_value"].dtype
             result = matmul(self, self.structure, rows, self._bias(), dtype)
             if _computed(first.bias):
-                result = self.call(torch.add, result, first.bias)
+                result = self.call(Tensor.to, self.call(torch.add, result, first.bias), dtype)
             if first.form in (Form.CONV, Form.LEFT):
                 result = self.call(conv_result if first.form is Form.CONV else left_result, result)
             parts = [result] if len(self.ops) == 1 else self._split(result)

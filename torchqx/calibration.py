@@ -26,11 +26,14 @@ def skip_reason(site: LinearSite, weights: list[Tensor], sites: GraphSites, reci
         return "output head: kept in float unless quantize_head=True"
     if any(written_between(op.x, op.x, op.node) for op in site.ops):
         return "its activation is written to in place before it is read"
-    matmuls = {op.node for other in sites.linears for op in other.ops}
+    matmuls = {op.node: op for other in sites.linears for op in other.ops}
     for op, weight in zip(site.ops, weights, strict=True):
-        other = [n.name for n in sites.shared_weights.get(op.weight, ()) if n not in matmuls]
+        readers = sites.shared_weights.get(op.weight, ())
+        other = [n.name for n in readers if n not in matmuls]
         if other:
             return f"its weight is also read by {', '.join(other)}"
+        if any((matmuls[n].form, matmuls[n].layout) != (op.form, op.layout) for n in readers):
+            return "its weight is also multiplied in another layout"
         if weight.dtype not in FLOAT_TO_INT8_TIME:
             return f"weights of {weight.dtype} are not supported"
     return ""
@@ -90,6 +93,7 @@ class Watch:
             region = self.regions[site]
             if region is not None and state.wants_region and self.whole(site, state):
                 state.observe_region(region, values[site.x], values, self.padding, self.call)
+        for state in dict.fromkeys(state for _, state in self.open):
             state.calls += 1
 
 

@@ -15,7 +15,7 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, source: Tensor) -> Tensor:
-        return value.view_as(value)
+        return value.detach()  # no view of ``value``: autograd lets nobody write into a function's views
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import Linear, Module, Parameter
 
-from torchqx.errors import AlreadyQuantizedError, NotPreparedError
+from torchqx.errors import AlreadyQuantizedError, ConfigError, NotPreparedError
 from torchqx.fx_passes.sites import Form
 from torchqx.layouts import WeightLayout
 from torchqx.plan import records_to_json
@@ -26,6 +26,10 @@ def prepare_linear(module: Linear, recipe: AffineRecipe) -> Linear:
     if isinstance(module.weight, QuantizedWeight) or PREPARED in module.__dict__:
         raise AlreadyQuantizedError("the linear is quantized or prepared already", where=repr(module),
                                     remedy="start from the float model.")
+    if recipe.include != ["*"] or recipe.exclude or recipe.calibration == "sequential":
+        raise ConfigError("a linear on its own knows neither its site key nor the sites before it",
+                          where="include, exclude, calibration",
+                          remedy="choose modules by torchao's FqnToConfig, or take filter_fn=torchqx.whole_model.")
     state = SiteState(":linear:0", [Operation(":linear:0", WeightLayout.OUT_IN, "weight")], Form.LINEAR, recipe)
     state.adopt(module.weight, 0)
     state.biases = [module.bias]

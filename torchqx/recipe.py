@@ -1,6 +1,7 @@
 """The settings that every affine integer recipe shares."""
 
 import json
+from abc import abstractmethod
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -90,9 +91,9 @@ class AffineRecipe(AOBaseConfig):
         self.weight_quantizer()
         self.activation_ladder()
 
+    @abstractmethod
     def solver(self) -> Solver:
         """What turns a site's statistics and weights into parameters."""
-        raise NotImplementedError("an abstract recipe has no solver")
 
     def weight_quantizer(self) -> AffineQuantizer:
         return AffineQuantizer(self.weight_bits, self.weight_symmetric, self.weight_granularity,

@@ -104,7 +104,7 @@ class GraphRunner:
         """The storage tensor for ``op``: the model's own, or the one that was solved for its float weight."""
         weight = self.weight(op, args)
         if isinstance(weight, QuantizedWeight):
-            return weight
+            return weight if weight.matrix_layout == op.layout else None
         state = self.session.states.get(weight)
         return None if state is None else state.quantized(weight)
 

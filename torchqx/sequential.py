@@ -45,9 +45,10 @@ def solve_sequentially(session: Session, states: list[SiteState], progress: Prog
         state = next((w.at for w in standing if all(o.at is w.at or w.at not in o.ahead for o in standing)),
                      standing[0].at)
         there = [w for w in standing if w.at is state]
-        state.forget_activations()
-        for walk in there:
-            walk.show()
+        if not any(walk.repeats(state) for walk in there):  # else it keeps what all its uses showed in float
+            state.forget_activations()
+            for walk in there:
+                walk.show()
         session.solve([state])
         for walk in standing:
             walk.go_on()
@@ -101,6 +102,10 @@ class _Walk:
             self.at = next(self._steps, None)
             if self.at is None:
                 return
+
+    def repeats(self, state: SiteState) -> bool:
+        """Whether several sites of the graph share ``state`` (a block that is called again with the same weights)."""
+        return sum(state in members for members in self.states.values()) > 1
 
     def show(self) -> None:
         """Show the state at hand what reaches its site now."""

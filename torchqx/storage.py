@@ -1,8 +1,8 @@
 """The storage tensor: a weight as integers, with its site's transform and activation quantizer beside it.
 
-It stands where the float ``nn.Parameter`` stood. In eager mode every op on it works: the weighted matmuls compute the
-fake-quantized result (what the compiled integer path computes, up to rounding), anything else sees the dequantized
-weight. Under the backend the matmuls run on the integers.
+It stands where the float ``nn.Parameter`` stood. In eager mode every op on it works: linear, addmm, matmul and
+convolutions compute the fake-quantized result (what the compiled integer path computes, up to rounding), anything else
+sees the dequantized weight. Under the backend the matmuls run on the integers.
 """
 
 import json
@@ -190,13 +190,12 @@ class QuantizedWeight(TorchAOBaseTensor):
 
     def fake_quantized(self, x: Tensor) -> Tensor:
         """Rows ``x`` [..., K] as the integer matmul sees them, still in the transformed coordinates; float32."""
-        x = x.float()
-        x = self.transform.activation(x)
+        x = self.transform.activation(x.float())
         spec = self.activation_spec
         if spec.dynamic:
             return spec.fake_quantize(x)
-        return spec.dequantize(spec.quantize(x, self.act_scale, self.act_zero_point).float() * 1.0,
-                               self.act_scale, self.act_zero_point)
+        codes = spec.quantize(x, self.act_scale, self.act_zero_point)
+        return spec.dequantize(codes, self.act_scale, self.act_zero_point)
 
     def matmul_rows(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The quantized ``x Wᵀ + b`` for rows [..., K] -> [..., N], in x's dtype."""

@@ -108,6 +108,9 @@ def convert(model: Module, progress: Progress = quiet) -> Module:
         raise NoSitesError(f"no site to quantize ({reasons or 'no weighted matmul'})", where=type(model).__name__,
                            remedy="check the recipe's include, exclude and quantize_head.")
     with torch.inference_mode(False), torch.no_grad():
+        if session.recipe.calibration == "sequential" and world() > 1:
+            raise UnsupportedError("sequential calibration over several ranks", where="calibration",
+                                   remedy="take calibration='parallel', or calibrate on one rank.")
         if session.recipe.calibration == "sequential":
             solve_sequentially(session, states, progress)
         if world() > 1:

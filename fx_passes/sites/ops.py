@@ -102,6 +102,8 @@ def last_dim(node: Node, dim: Any) -> bool:
 def is_identity(node: Node) -> bool:
     """An op that gives its first operand back: dropout in eval, ``* 1.0``, ``+ 0``, ``.to`` of the same dtype."""
     name = op_name(node)
+    if not node.args:
+        return False
     if name in ("contiguous", "clone", "detach", "alias"):
         return True
     if name in ("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d"):
