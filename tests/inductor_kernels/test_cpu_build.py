@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._inductor import config as inductor_config
 
 from torchqx.errors import UnsupportedError
 from torchqx.inductor_kernels.cpu_build import has_compiler, load_operators
@@ -34,10 +35,11 @@ def test_a_compiler_error_names_the_file_and_the_remedy(tmp_path):
         load_operators((source,))
 
 
-def test_no_compiler_is_noticed(monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+def test_no_compiler_is_noticed():
     has_compiler.cache_clear()
     try:
-        assert not has_compiler()
+        with inductor_config.patch({"cpp.cxx": ("no-such-compiler",)}):
+            assert not has_compiler()
     finally:
         has_compiler.cache_clear()
+    assert has_compiler()
