@@ -1,7 +1,5 @@
 """Whether a storage tensor's components fit together: asked of everything that comes out of a file."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -11,15 +9,13 @@ from torchqx.inductor_kernels.int8_linear.pack import PANEL, STEP
 from torchqx.layouts import WeightLayout
 from torchqx.plan import records_from_json
 from torchqx.quantizers import AffineQuantizer
-
-if TYPE_CHECKING:
-    from torchqx.storage import QuantizedWeight
+from torchqx.storage import QuantizedWeight
 
 DIMENSIONS = {WeightLayout.OUT_IN: (2,), WeightLayout.IN_OUT: (2,), WeightLayout.CONV: (3, 4),
               WeightLayout.EXPERTS_OUT_IN: (3,), WeightLayout.EXPERTS_IN_OUT: (3,)}
 
 
-def check(weight: "QuantizedWeight") -> None:
+def check(weight: QuantizedWeight) -> None:
     """Raise CheckpointError, naming the component, unless ``weight`` is one that quantizing could have made.
 
     Shapes, dtypes, quantizers and plan are always looked at; codes and scales only where there are values (neither on
@@ -55,7 +51,7 @@ def check(weight: "QuantizedWeight") -> None:
     records_from_json(weight.plan)
 
 
-def _matrix_shape(weight: "QuantizedWeight") -> tuple[int, ...]:
+def _matrix_shape(weight: QuantizedWeight) -> tuple[int, ...]:
     shape, layouts = weight.full_shape, [layout.value for layout in WeightLayout]
     if not weight.dtype.is_floating_point:
         raise _damaged(f"stands for a weight of {weight.dtype}")
