@@ -11,7 +11,8 @@ from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten
 from torchqx.inductor_kernels.int8_linear.pack import unpack_int8_weight
 from torchqx.inductor_kernels.int8_linear.schema import LIBRARY
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("activations.h", "epilogue.h", "microkernel.h", "op.cpp"))
+HEADERS = ("activations.h", "epilogue.h", "microkernel.h", "tiles.h")
+SOURCES = tuple(Path(__file__).with_name(name) for name in (*HEADERS, "op.cpp"))
 FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
 
 

@@ -39,51 +39,90 @@ struct Epilogue {
   int64_t columns;
 };
 
-inline void store_bfloat16(uint16_t* out, __mmask16 mask, __m512 y) {
+// The parameters of a panel's columns, read once for all its rows: padded, so that no row needs masks for them.
+struct Columns {
+  int64_t first;
+  uint64_t inside;  // bit c: column first + c exists
+  alignas(64) int32_t offset[kTileColumns];  // times a row's zero point, if rows have their own
+  alignas(64) float scale[kTileColumns], bias[kTileColumns], mul[kTileColumns], add[kTileColumns];
+
+  Columns(const Epilogue& e, int64_t first) : first(first) {
+    inside = ~uint64_t{0} >> (kTileColumns - std::min(e.columns - first, kTileColumns));
+    const __m512i zero_point = _mm512_set1_epi32(e.zero_point_stride ? 1 : *e.x_zero_point);
+    const __m512 x_scale = _mm512_set1_ps(e.scale_stride ? 1 : *e.x_scale);
+    for (int v = 0; v < 4; ++v) {
+      const auto mask = static_cast<__mmask16>(inside >> 16 * v);
+      const int64_t c = first + 16 * v;
+      const __m512i sum = _mm512_maskz_loadu_epi32(mask, e.column_sum + c);
+      _mm512_store_si512(offset + 16 * v, _mm512_mullo_epi32(sum, zero_point));
+      _mm512_store_ps(scale + 16 * v, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, e.weight_scale + c), x_scale));
+      _mm512_store_ps(bias + 16 * v, e.bias.load_or_zero(c, mask));
+      if (e.output != Output::kUInt8) continue;
+      _mm512_store_ps(mul + 16 * v, e.out_mul.load(c, mask));
+      _mm512_store_ps(add + 16 * v, e.out_add.load(c, mask));
+    }
+  }
+};
+
+// The nearest, ties to even. (The instruction takes numbers below 1e-38 for zero.)
+inline __m256i to_bfloat16(__m512 y) {
+#ifdef __AVX512BF16__
+  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(y));
+#else
   const __m512i bits = _mm512_castps_si512(y);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
   const __mmask16 nan = _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q);
   rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0));
-  _mm256_mask_storeu_epi16(out, mask, _mm512_cvtepi32_epi16(rounded));
+  return _mm512_cvtepi32_epi16(rounded);
+#endif
 }
 
-inline void store_codes(uint8_t* out, __mmask16 mask, __m512 y, float qmin, float qmax) {
-  y = _mm512_min_ps(_mm512_max_ps(y, _mm512_set1_ps(qmin)), _mm512_set1_ps(qmax));
-  _mm_mask_storeu_epi8(out, mask, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(y)));  // rounds half to even
+// 64 codes. The saturating packs clamp to [0, 255] on their way; the bound before the conversion keeps what is too
+// large for int32 from turning negative. Each pack works within the quarters of a register, hence the permutation.
+inline __m512i to_codes(Floats& y, const Epilogue& e) {
+  __m512i code[4];
+  TORCHQX_EACH code[v] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(e.qmax), y[v]));  // rounds half to even
+  __m512i codes = _mm512_packus_epi16(_mm512_packs_epi32(code[0], code[1]), _mm512_packs_epi32(code[2], code[3]));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  codes = _mm512_permutexvar_epi32(order, codes);
+  return _mm512_max_epu8(codes, _mm512_set1_epi8(static_cast<char>(e.qmin)));
 }
 
-// sums: [rows, 64] of x q^T for the tile whose first element is (row, column) of the output.
+// sums: [rows, 64] of x q^T from the output's row `row` on.
 template <class Activation>
-void finish_tile(const int32_t* sums, int64_t rows, int64_t row, int64_t column, const Epilogue& e) {
+void finish_tile(const int32_t* sums, int64_t rows, int64_t row, const Columns& columns, const Epilogue& e) {
   const Activation activation;
-  const int64_t left = std::min(e.columns - column, kTileColumns);
-  const uint64_t inside = ~uint64_t{0} >> (kTileColumns - left);
   Floats y;
   for (int64_t r = 0; r < rows; ++r, ++row, sums += kTileColumns) {
-    const __m512i zero_point = _mm512_set1_epi32(e.x_zero_point[row * e.zero_point_stride]);
-    const __m512 x_scale = _mm512_set1_ps(e.x_scale[row * e.scale_stride]);
-    TORCHQX_EACH {
-      const auto mask = static_cast<__mmask16>(inside >> 16 * v);
-      const int64_t c = column + 16 * v;
-      const __m512i column_sum = _mm512_maskz_loadu_epi32(mask, e.column_sum + c);
-      const __m512i sum = _mm512_sub_epi32(_mm512_load_si512(sums + 16 * v), _mm512_mullo_epi32(zero_point, column_sum));
-      const __m512 scale = _mm512_mul_ps(x_scale, _mm512_maskz_loadu_ps(mask, e.weight_scale + c));
-      y[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, e.bias.load_or_zero(c, mask));
+    __m512i offset[4];
+    Floats scale;
+    TORCHQX_EACH offset[v] = _mm512_load_si512(columns.offset + 16 * v);
+    TORCHQX_EACH scale[v] = _mm512_load_ps(columns.scale + 16 * v);
+    if (e.zero_point_stride) {
+      const __m512i zero_point = _mm512_set1_epi32(e.x_zero_point[row]);
+      TORCHQX_EACH offset[v] = _mm512_mullo_epi32(offset[v], zero_point);
     }
+    if (e.scale_stride) {
+      const __m512 x_scale = _mm512_set1_ps(e.x_scale[row]);
+      TORCHQX_EACH scale[v] = _mm512_mul_ps(scale[v], x_scale);
+    }
+    TORCHQX_EACH y[v] = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(sums + 16 * v), offset[v]));
+    TORCHQX_EACH y[v] = _mm512_fmadd_ps(y[v], scale[v], _mm512_load_ps(columns.bias + 16 * v));
     activation(y);
-    TORCHQX_EACH {
-      const auto mask = static_cast<__mmask16>(inside >> 16 * v);
-      const int64_t c = column + 16 * v, at = row * e.columns + c;
-      if (e.residual) y[v] = _mm512_add_ps(y[v], e.residual.load(at, mask));
-      if (e.output == Output::kFloat32) {
-        _mm512_mask_storeu_ps(static_cast<float*>(e.out) + at, mask, y[v]);
-      } else if (e.output == Output::kBFloat16) {
-        store_bfloat16(static_cast<uint16_t*>(e.out) + at, mask, y[v]);
-      } else {
-        y[v] = _mm512_fmadd_ps(y[v], e.out_mul.load(c, mask), e.out_add.load(c, mask));
-        store_codes(static_cast<uint8_t*>(e.out) + at, mask, y[v], e.qmin, e.qmax);
-      }
+    const int64_t at = row * e.columns + columns.first;
+    if (e.residual)
+      TORCHQX_EACH y[v] = _mm512_add_ps(y[v], e.residual.load(at + 16 * v, columns.inside >> 16 * v));
+    if (e.output == Output::kFloat32) {
+      TORCHQX_EACH _mm512_mask_storeu_ps(static_cast<float*>(e.out) + at + 16 * v, columns.inside >> 16 * v, y[v]);
+    } else if (e.output == Output::kBFloat16) {
+      uint16_t* out = static_cast<uint16_t*>(e.out) + at;
+      TORCHQX_EACH _mm256_mask_storeu_epi16(out + 16 * v, columns.inside >> 16 * v, to_bfloat16(y[v]));
+    } else {
+      Floats add;
+      TORCHQX_EACH add[v] = _mm512_load_ps(columns.add + 16 * v);
+      TORCHQX_EACH y[v] = _mm512_fmadd_ps(y[v], _mm512_load_ps(columns.mul + 16 * v), add[v]);
+      _mm512_mask_storeu_epi8(static_cast<uint8_t*>(e.out) + at, columns.inside, to_codes(y, e));
     }
   }
 }

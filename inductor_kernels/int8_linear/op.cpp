@@ -1,11 +1,10 @@
-// torchqx::int8_linear on the CPU: checks, the split of the output into tiles, and the registration.
+// torchqx::int8_linear on the CPU: checks, the threads, and the registration.
 // Only the stable C interface of torch is included: it compiles in a second where ATen's headers take eight.
 #define TORCH_TARGET_VERSION (((0ULL + 2) << 56) | ((0ULL + 11) << 48))
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,43 +13,8 @@ namespace torchqx {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-using Finish = void (*)(const int32_t*, int64_t, int64_t, int64_t, const Epilogue&);
 
-constexpr int64_t kCachedActivations = 256 * 1024;  // bytes of activations that stay in the second-level cache
-constexpr int64_t kWorthAThread = 1 << 20;          // multiply-adds; below, waking a thread costs more
-
-struct Problem {
-  const uint8_t* x;
-  const int8_t* weight;
-  int64_t rows, k;
-  Epilogue epilogue;
-  Finish finish;
-
-  int64_t panels() const { return (epilogue.columns + kTileColumns - 1) / kTileColumns; }
-  int64_t blocks() const { return (rows + kTileRows - 1) / kTileRows; }
-  int64_t panel_bytes() const { return (k + 3) / 4 * kStepBytes; }
-
-  // Blocks of rows whose activations stay in cache while all panels pass.
-  int64_t blocks_in_chunk() const {
-    return std::clamp<int64_t>(kCachedActivations / (kTileRows * std::max<int64_t>(k, 1)), 1, blocks());
-  }
-
-  // Tiles are numbered chunk by chunk, in a chunk panel by panel, in a panel block by block: a thread's range of
-  // numbers reads a panel from memory once per chunk. Rows are spread evenly over the blocks.
-  void run(int64_t begin, int64_t end) const {
-    alignas(64) int32_t sums[kTileRows * kTileColumns];
-    const int64_t chunk = blocks_in_chunk();
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t first = tile / (chunk * panels()) * chunk;
-      const int64_t height = std::min(chunk, blocks() - first);
-      const int64_t inside = tile - first * panels();
-      const int64_t panel = inside / height, block = first + inside % height;
-      const int64_t row = block * rows / blocks(), next = (block + 1) * rows / blocks();
-      kMultiply[next - row - 1](x + row * k, k, weight + panel * panel_bytes(), k, sums);
-      finish(sums, next - row, row, panel * kTileColumns, epilogue);
-    }
-  }
-};
+constexpr int64_t kWorthAThread = 1 << 20;  // multiply-adds; below, waking a thread costs more
 
 Finish finish_for(const std::string& activation) {
   if (activation == "none") return finish_tile<Identity>;

@@ -45,6 +45,29 @@ def test_odd_sizes(operands, poisoned, lead, k, n, per_token):
         torch.testing.assert_close(y.double(), reference(o, bias=bias), rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize(("k", "n"), [(63, 1000), (100, 63), (63, 100)])
+def test_every_split_of_rows_into_tiles(operands, poisoned, k, n):
+    """Requantized and bfloat16, whose stores cross the end of the last panel unless it is masked."""
+    o = operands((100,), k, n, per_token=True)
+    every, out = (o.x, o.x_scale, o.x_zero_point), (torch.rand(n) * 20, torch.rand(n) * 100, 0, 255)
+    codes, floats = run(o, "silu", out=out), run(o, dtype=torch.bfloat16)
+    assert (codes.double() - reference(o, "silu", out=out)).abs().max() <= 0.5 + 1e-3
+    assert torch.equal(floats, run(o).bfloat16())
+    for m in (*range(1, 18), 63):
+        o.x, o.x_scale, o.x_zero_point = (t[:m] for t in every)
+        poisoned((m, n), torch.uint8)
+        assert torch.equal(run(o, "silu", out=out), codes[:m])
+        poisoned((m, n), torch.bfloat16)
+        assert torch.equal(run(o, dtype=torch.bfloat16), floats[:m])
+
+
+@pytest.mark.parametrize("own", ["x_scale", "x_zero_point"])
+def test_rows_may_share_one_of_the_two_parameters(operands, own):
+    o, rows = operands((13,), 100, 70), operands((13,), 100, 70, per_token=True)
+    setattr(o, own, getattr(rows, own))
+    torch.testing.assert_close(run(o).double(), reference(o), rtol=1e-6, atol=1e-5)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_activations_and_residual(operands, poisoned, activation, dtype):
@@ -75,10 +98,10 @@ def test_activation_over_its_whole_range(activation):
     expected = F.silu(exact) if activation == "silu" else F.gelu(
         exact, approximate="tanh" if activation == "gelu_tanh" else "none")
     assert ((y - expected).abs() / exact.abs().clamp(min=1)).max() < 3e-7
-    large = torch.tensor([-1e30, -100.0, 100.0, 1e30, float("nan")])
-    y = op(torch.full((1, 1), 2, dtype=torch.uint8), pack_int8_weight(weight[:5]), large, column_sums(weight[:5]),
+    large = torch.tensor([-1e30, -100.0, 100.0, 1e30, float("nan"), float("inf")])
+    y = op(torch.full((1, 1), 2, dtype=torch.uint8), pack_int8_weight(weight[:6]), large, column_sums(weight[:6]),
            one.float(), one, None, activation, None, None, None, 0, 255, torch.float32)[0]
-    torch.testing.assert_close(y, torch.tensor([0.0, 0.0, 100.0, 1e30, float("nan")]), equal_nan=True)
+    torch.testing.assert_close(y, torch.tensor([0.0, 0.0, 100.0, 1e30, float("nan"), float("inf")]), equal_nan=True)
 
 
 @pytest.mark.parametrize("one", [True, False])
@@ -102,6 +125,14 @@ def test_rounds_half_to_even():
     codes = op(torch.ones(1, 1, dtype=torch.uint8), pack_int8_weight(weight), halves, column_sums(weight), unit, zero,
                None, "none", None, unit, torch.zeros(1), 0, 255, torch.float32)
     assert codes.tolist() == [[0, 2, 2, 4]]
+
+
+def test_codes_of_values_beyond_int32_and_int16():
+    points = torch.tensor([1e30, 3e9, 70000.0, 201.0, 7.0, -1.0, -70000.0, -3e9, -1e30])
+    weight, zero, unit = torch.ones(9, 1, dtype=torch.int8), torch.zeros(1, dtype=torch.int32), torch.ones(1)
+    codes = op(torch.ones(1, 1, dtype=torch.uint8), pack_int8_weight(weight), points, column_sums(weight), unit, zero,
+               None, "none", None, unit, torch.zeros(1), 5, 200, torch.float32)
+    assert codes.tolist() == [[200, 200, 200, 200, 7, 5, 5, 5, 5]]
 
 
 @settings(max_examples=60, deadline=None)
