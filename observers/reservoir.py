@@ -1,6 +1,7 @@
 """A uniform sample of rows, of bounded size."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from torchqx.errors import ConfigError
@@ -17,18 +18,19 @@ class RowReservoir(TensorObserver):
     any first part of them is a uniform sample too. :attr:`count` is the number of rows seen.
 
     Args:
-        seed: of the keys. The same data in the same batches give the same sample. Give the parts of a distributed
-            calibration different seeds, or they keep rows at the same places.
+        seed: of the keys. The same data in the same batches give the same sample. By default the rank in
+            ``torch.distributed``: with equal keys all ranks would keep the rows at the same places.
     """
 
     keys: Tensor
     sample: Tensor
 
-    def __init__(self, *args, capacity: int = 512, seed: int = 0, **kwargs) -> None:
+    def __init__(self, *args, capacity: int = 512, seed: int | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if capacity < 1:
             raise ConfigError(f"capacity {capacity}", where="capacity", remedy="keep at least one row.")
-        self.capacity, self.seed = capacity, seed
+        self.capacity = capacity
+        self.seed = _rank() if seed is None else seed
         self.register_buffer("keys", torch.empty(0, dtype=torch.int64))
         self.register_buffer("sample", torch.empty(0, 0))
 
@@ -75,3 +77,7 @@ class RowReservoir(TensorObserver):
             keys, order = keys.sort(stable=True)
             sample = rows[order[: self.capacity]].float()
         self.keys, self.sample = keys[: self.capacity].clone(), sample
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

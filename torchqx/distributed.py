@@ -24,8 +24,8 @@ def solve_together(session: Session, states: list[SiteState]) -> None:
         raise PlanMismatchError("the ranks calibrated different sites", where="distributed calibration",
                                 remedy="run the same model, in the same modes, on every rank.")
     for state in states:
-        state.channels.all_reduce()
-        state.rows.all_reduce()
+        for observer in state.observers():
+            observer.all_reduce()
     answer: list = [None]
     if dist.get_rank() == 0:
         try:

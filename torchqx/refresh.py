@@ -3,7 +3,7 @@
 import torch
 from torch.nn import Module
 
-from torchqx.watched import plain_part
+from torchqx.storage import QuantizedWeight
 from torchqx.workflow import unwrap
 
 
@@ -15,8 +15,10 @@ def refresh(model: Module) -> Module:
     are quantized anew; what calibration learned of the activations stays.
     """
     plain = unwrap(model)
-    for tensor in (plain_part(t) for t in (*plain.parameters(), *plain.buffers())):
-        if tensor.is_inference():
+    for tensor in (*plain.parameters(), *plain.buffers()):
+        if isinstance(tensor, QuantizedWeight):
+            tensor.renew()
+        elif tensor.is_inference():
             with torch.inference_mode():
                 tensor.data = tensor.clone()
         else:

@@ -5,8 +5,8 @@ each find their own state, and a model that is gone takes its state along.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,14 +18,30 @@ from torchqx.plan import SiteRecord
 from torchqx.recipe import AffineRecipe
 from torchqx.site_state import Operation, SiteState
 from torchqx.solve import solve_site
+from torchqx.storage import QuantizedWeight
 
 
-@dataclass(frozen=True, eq=False)
 class Call:
-    """A calibrating call of a graph that sequential calibration will run again, with copies of its inputs."""
+    """A calibrating call of a graph that sequential calibration will run again, with copies of its inputs.
 
-    runner: Any
-    args: list[Any]
+    The model's float parameters are held weakly: who drops the model before it is solved drops the call.
+
+    Args:
+        gone: called with the call when one of them is no more.
+    """
+
+    def __init__(self, runner: Any, args: Sequence[Any], gone: Callable[["Call"], None]) -> None:
+        self.runner = runner
+        self._args = [self._held(a, gone) for a in args]
+
+    def _held(self, argument: Any, gone: Callable[["Call"], None]) -> Any:
+        if isinstance(argument, Parameter) and not isinstance(argument, QuantizedWeight):
+            return weakref.ref(argument, lambda _: gone(self))
+        return argument.clone() if isinstance(argument, Tensor) and not isinstance(argument, Parameter) else argument
+
+    @property
+    def args(self) -> list[Any]:
+        return [a() if isinstance(a, weakref.ref) else a for a in self._args]
 
     def weights(self) -> tuple[int, ...]:
         """Tells models apart that share one graph."""
@@ -78,9 +94,11 @@ class Session:
         """Keep a calibrating call's inputs where sequential calibration will run it again."""
         if self.recipe.calibration != "sequential":
             return None
-        copies = [a.clone() if isinstance(a, Tensor) and not isinstance(a, Parameter) else a for a in args]
-        self.batches.append(Call(runner, copies))
+        self.batches.append(Call(runner, args, self._forget))
         return self.batches[-1]
+
+    def _forget(self, call: Call) -> None:
+        self.batches = [c for c in self.batches if c is not call]
 
     def add_records(self, anchors: dict[str, Tensor], records: list[SiteRecord]) -> None:
         """Remember what a graph says of its other sites, under every parameter that the graph reads.

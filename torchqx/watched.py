@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from torchqx.storage import QuantizedWeight
+from torchqx.storage import CHANGES, QuantizedWeight
 
 Version = tuple[int | None, int, StorageWeakRef]
 
@@ -44,29 +44,39 @@ class Watched:
     def __init__(self, args: Sequence[Any], positions: Sequence[int], gone: Callable[[], None]) -> None:
         self._stored = [i for i in positions if isinstance(args[i], QuantizedWeight)]
         self._plain = [i for i in positions if not isinstance(args[i], QuantizedWeight)]
-        tensors = [plain_part(args[i]) for i in (*self._plain, *self._stored)]
-        self._counted = not any(t.is_inference() for t in tensors)
-        self._ids = [id(t) for t in tensors]
-        self._versions = [t._version for t in tensors] if self._counted else []
-        self._addresses = [t.data_ptr() for t in tensors]
-        self._storages = [torch._C._storage_address(t) for t in tensors]
+        self._seen = CHANGES[0], [id(args[i]) for i in self._stored]
+        identities = [plain_part(args[i]) for i in self._stored]
+        self._identities = list(map(id, identities))
+        plain = [args[i] for i in self._plain]
+        self._counted = not any(t.is_inference() for t in plain)
+        self._ids = list(map(id, plain))
+        self._versions = [t._version for t in plain] if self._counted else []
+        self._addresses = [t.data_ptr() for t in plain]
+        self._storages = [torch._C._storage_address(t) for t in plain]
         # While these live, no other tensor gets one of the ids, and no other storage one of the addresses.
-        self._tensor_references = [weakref.ref(t, lambda _: gone()) for t in tensors]
-        self._storage_references = [StorageWeakRef(t.untyped_storage()) for t in tensors]
+        self._tensor_references = [weakref.ref(t, lambda _: gone()) for t in (*plain, *identities)]
+        self._storage_references = [StorageWeakRef(t.untyped_storage()) for t in plain]
 
     def unchanged(self, args: Sequence[Any]) -> bool:
         """Whether ``args`` holds the same tensors, unwritten."""
+        plain = [args[i] for i in self._plain]
         try:
-            tensors = self._tensors(args)
             return (
-                list(map(id, tensors)) == self._ids
-                and (not self._counted or [t._version for t in tensors] == self._versions)
-                and list(map(Tensor.data_ptr, tensors)) == self._addresses
-                and list(map(torch._C._storage_address, tensors)) == self._storages
+                list(map(id, plain)) == self._ids
+                and (not self._counted or [t._version for t in plain] == self._versions)
+                and list(map(Tensor.data_ptr, plain)) == self._addresses
+                and list(map(torch._C._storage_address, plain)) == self._storages
+                and (not self._stored or self._same_contents([args[i] for i in self._stored]))
             )
         except (AttributeError, KeyError, RuntimeError):  # another kind of tensor, or one with new content
             return False
 
-    def _tensors(self, args: Sequence[Any]) -> list[Tensor]:
-        plain = [args[i] for i in self._plain]
-        return plain + [args[i].__dict__["_identity"] for i in self._stored] if self._stored else plain
+    def _same_contents(self, stored: list[QuantizedWeight]) -> bool:
+        # Looking into every weight costs a cache miss or three, before a call that has just begun.
+        now = CHANGES[0], list(map(id, stored))
+        if now == self._seen:
+            return True
+        if [id(w.__dict__["_identity"]) for w in stored] != self._identities:
+            return False
+        self._seen = now
+        return True

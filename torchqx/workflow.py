@@ -77,7 +77,7 @@ def prepare(model: Module, recipe: AffineRecipe) -> Module:
 def abandon(model: Module) -> Module:
     """Undo :func:`prepare`: drop the statistics. Returns ``model``."""
     model = unwrap(model)
-    _session(model)
+    _session(model).batches = []  # torch's cache of compiled code keeps the session
     del model.__dict__[SESSION]
     model.__dict__.pop("_compiled_call_impl", None)
     return model

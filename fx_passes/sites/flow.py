@@ -4,6 +4,8 @@ from collections.abc import Collection
 
 from torch.fx import GraphModule, Node
 
+from torchqx.fx_passes.in_place import memory_of, written
+
 
 class Flow:
     """Ancestors of every node as bit sets; ``weighted`` are matmuls with parameters and attentions."""
@@ -26,19 +28,18 @@ class Flow:
 
 
 def leads_to(gm: GraphModule, goals: Collection[Node]) -> set[Node]:
-    """Nodes with a goal among the nodes computed from them; what is written into a tensor reaches its later readers."""
+    """Nodes with a goal among the nodes computed from them; what is written into a tensor reaches its later readers,
+    and those of every view of it."""
+    nodes = list(gm.graph.nodes)
+    sharing: dict[int | None, list[Node]] = {}
+    for node in nodes:
+        sharing.setdefault(memory_of(node), []).append(node)
     found: set[Node] = set()
-    for node in reversed(gm.graph.nodes):
+    for node in reversed(nodes):
         readers = list(node.users)
-        if _writes(node):
-            readers += [user for user in node.args[0].users if node < user]
+        target = written(node)
+        if target is not None:
+            readers += [user for view in sharing[memory_of(target)] for user in view.users if node < user]
         if any(user in goals or user in found for user in readers):
             found.add(node)
     return found
-
-
-def _writes(node: Node) -> bool:
-    """Whether ``node`` changes its first operand in place, as a static cache is filled."""
-    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-    in_place = name == "setitem" or (name.endswith("_") and not name.endswith("__"))
-    return in_place and bool(node.args) and isinstance(node.args[0], Node)

@@ -1,10 +1,12 @@
 """Writes in place are seen through views, and make nothing wrong."""
 
 import copy
+import operator
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import torchqx
 from tests.capture import capture_one
@@ -16,6 +18,8 @@ WRITES = {
     "item": lambda h: h.__setitem__((slice(None), 0), 3.0),
     "through a view": lambda h: h.view(-1)[:5].zero_(),
     "operator": lambda h: h.__iadd__(1),
+    "power": lambda h: h.__ipow__(2),
+    "result": lambda h: torch.add(h, 1, out=h),
 }
 
 
@@ -31,6 +35,13 @@ def test_found_between(name: str) -> None:
     last = next(n for n in reversed(gm.graph.nodes) if n.op in ("call_function", "call_method"))
     assert any(written(n) is not None for n in gm.graph.nodes)
     assert written_between(made, made, last)
+
+
+@pytest.mark.parametrize("code", [operator.and_, operator.or_, operator.xor, lambda x, y: ~(x & y)])
+def test_bitwise_operators_write_nothing(code: Callable[..., Tensor]) -> None:
+    """Their functions end in an underscore too."""
+    gm, _ = capture_one(lambda x, y: code(x > 0, y > 0), torch.randn(4, 5), torch.randn(4, 5))
+    assert not [n for n in gm.graph.nodes if written(n) is not None]
 
 
 def test_other_memory_does_not_count() -> None:

@@ -8,6 +8,7 @@ import torch.multiprocessing as mp
 
 import torchqx
 from torchqx.storage import QuantizedWeight
+from torchqx.workflow import SESSION
 
 RECIPE = torchqx.MinMaxConfig(activation="static", sample_rows=64)
 
@@ -32,9 +33,10 @@ def calibrate(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model = torchqx.prepare(make_model(), RECIPE)
     model(batches()[rank])
+    keys = torch.cat([state.rows.keys for state in model.__dict__[SESSION].states_in(model)])
     try:
         torchqx.convert(model)
-        torch.save(parameters_of(model), f"{folder}/rank{rank}.pt")
+        torch.save(parameters_of(model) | {"keys": keys}, f"{folder}/rank{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -47,3 +49,4 @@ def test_ranks_agree_with_one_process_that_saw_all_data(tmp_path: Path) -> None:
     for name, value in together.items():
         assert torch.equal(ranks[0][name], value), name
         assert torch.equal(ranks[1][name], value), name
+    assert not set(ranks[0]["keys"].flatten().tolist()) & set(ranks[1]["keys"].flatten().tolist())

@@ -1,6 +1,7 @@
 """Sequential calibration: later sites are solved on what earlier quantized sites give."""
 
 import copy
+import gc
 from unittest.mock import patch
 
 import pytest
@@ -13,8 +14,10 @@ from tests.torchqx.settings import EAGER, MODELS, batch, bert, quantize, relativ
 from torchqx import MinMaxConfig
 from torchqx.progress import quiet
 from torchqx.sequential import solve_sequentially
+from torchqx.session import SESSIONS
 from torchqx.site_state import SiteState
 from torchqx.solve import solve_site
+from torchqx.workflow import SESSION, abandon
 
 BITS = {"weight_bits": 4, "activation_bits": 4, "activation": "static"}
 SHORT = [batch(1), batch(2, length=9), batch(3, length=12), batch(4, length=9)]
@@ -163,3 +166,30 @@ def test_nothing_is_remembered_afterwards() -> None:
     solve_sequentially(session, states, quiet)
     assert session.batches == []
     assert [s.record.status for s in states] == ["quantized", "quantized"]
+
+
+@torch.no_grad()
+def test_what_was_remembered_of_a_model_goes_with_it():
+    recipe = MinMaxConfig(calibration="sequential", calibration_steps=3)
+    session = SESSIONS.get(recipe)
+    models = [nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 16)) for _ in range(2)]
+    for model in models:
+        torch.compile(model, backend="torchqx", options=EAGER | {"recipe": recipe})(torch.randn(4, 16))
+    assert len(session.batches) == 2
+    del model
+    models.pop()
+    torch._dynamo.reset()
+    gc.collect()
+    assert len(session.batches) == 1
+    assert models
+
+
+@torch.no_grad()
+def test_what_was_remembered_goes_when_calibration_is_abandoned():
+    model = torchqx.prepare(nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 16)),
+                            MinMaxConfig(calibration="sequential"))
+    model(torch.randn(4, 16))
+    session = model.__dict__[SESSION]
+    assert len(session.batches) == 1
+    abandon(model)
+    assert session.batches == []

@@ -135,6 +135,37 @@ def test_heads_are_what_nothing_weighted_follows() -> None:
     assert [len(site.adds) for site in sites.residuals] == [1]
 
 
+STORES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "item": lambda cache, y: cache.__setitem__(slice(None), y),
+    "operator": lambda cache, y: cache.__iadd__(y),
+    "method": lambda cache, y: cache.copy_(y),
+    "through a view": lambda cache, y: cache.view(-1).copy_(y.view(-1)),
+}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_what_is_stored_and_read_by_a_weighted_op_is_no_head(name: str) -> None:
+    def code(x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        cache = torch.zeros(T, K)
+        STORES[name](cache, F.linear(x, a))
+        return cache.relu() @ b, F.linear(x, a)
+
+    sites, _ = sites_of(code, torch.randn(T, K), weights=[(K, K), (K, N)])
+    heads = {op.key: op.is_head for site in sites.linears for op in site.ops}
+    assert list(heads.values()).count(True) == 2
+    assert not heads["weights:linear:0"]
+
+
+def test_a_bitwise_operator_stores_nothing() -> None:
+    def code(x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        some = x > 0
+        hidden = some & (F.linear(x, a) > 0)
+        return hidden, F.linear(some.float(), b)
+
+    sites, _ = sites_of(code, torch.randn(T, K), weights=[(K, K), (N, K)])
+    assert all(op.is_head for site in sites.linears for op in site.ops)
+
+
 def test_shared_weights_name_their_readers() -> None:
     def code(tokens: Tensor, w: Tensor) -> Tensor:
         return F.linear(F.embedding(tokens, w), w)
