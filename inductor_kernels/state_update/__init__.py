@@ -1,0 +1,13 @@
+"""One step of a state-space recurrence, in place on the state: Mamba's and Mamba2's decoding.
+
+| where | what runs |
+|---|---|
+| CPU with a C++ compiler | C++: one pass over the state |
+| elsewhere, and for float64 | :func:`state_update_naive` |
+"""
+
+from torchqx.inductor_kernels.state_update.cpu import load
+from torchqx.inductor_kernels.state_update.naive import state_update_naive
+from torchqx.inductor_kernels.state_update.schema import check
+
+__all__ = ["check", "load", "state_update_naive"]
