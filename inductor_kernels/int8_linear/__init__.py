@@ -4,6 +4,7 @@
 |---|---|
 | CPU with AVX512-VNNI | ``torch.ops.torchqx.int8_linear``, C++ on the packed weight |
 | other CPUs, CUDA, ... | :func:`int8_linear_aten` on the plain weight, fused by Inductor |
+| its sums on CUDA | ``torch.ops.torchqx.int8_matmul``, one Triton template with the epilogue in it |
 | groups, asymmetric weights | :func:`int8_linear_general_aten` |
 | stacked experts | :func:`int8_experts_aten` |
 """

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchqx.errors import ConfigError
+from torchqx.inductor_kernels.int8_linear import gpu as _gpu  # noqa: F401  registers the operator
+from torchqx.inductor_kernels.int8_linear.quantize import code_dtype
 
 MOST_INTEGER_GROUPS = 32  # each group is a matmul and a pass over the output; with more, one float matmul is faster
-_CUDA_FEWEST_ROWS, _CUDA_MULTIPLE = 17, 8  # what cuBLASLt's int8 matmul asks of M, and of K and N
 
 
 def activate(y: Tensor, activation: str) -> Tensor:
@@ -26,26 +27,19 @@ def activate(y: Tensor, activation: str) -> Tensor:
 
 
 def int_matmul(x: Tensor, qdata: Tensor, zero_point: Tensor, column_sum: Tensor) -> Tensor:
-    """Σ_k (x - z) q in int32: x uint8 [M, K], qdata int8 [N, K], z int32 (one element or [M, 1]) -> [M, N]."""
-    if x.shape[1] == 1:  # _int_mm is wrong here on the CPU: it takes the one row of the weight for a column
-        return x.to(torch.int32) * qdata.T - zero_point * column_sum
-    if x.is_cuda:
-        return signed_int_matmul(x, qdata, zero_point, column_sum)
-    return torch._int_mm(x, qdata.T) - zero_point * column_sum
+    """Σ_k (x - z) q in int32: x uint8 or int8 [M, K], qdata int8 [N, K], z int32 (one element or [M, 1]) -> [M, N].
 
-
-def signed_int_matmul(x: Tensor, qdata: Tensor, zero_point: Tensor, column_sum: Tensor) -> Tensor:
-    """:func:`int_matmul` as CUDA can do it: int8 by int8, in shapes that cuBLASLt accepts.
-
-    The codes move down by 128 together with their zero point. Other shapes are padded with zeros: the rows are few
-    then, and the weight, whose bytes set the time, is still read once as int8; a float matmul would first write the
-    whole weight as float.
+    CPUs multiply uint8 by int8, GPUs int8 by int8: there codes of the other kind move down by 128, with z.
     """
-    m, k, n = x.shape[0], x.shape[1], qdata.shape[0]
-    rows = _CUDA_FEWEST_ROWS - m if m < _CUDA_FEWEST_ROWS else 0
-    signed = F.pad((x.to(torch.int16) - 128).to(torch.int8), (0, -k % _CUDA_MULTIPLE, 0, rows))
-    weight = F.pad(qdata, (0, -k % _CUDA_MULTIPLE, 0, -n % _CUDA_MULTIPLE))
-    return torch._int_mm(signed, weight.T)[:m, :n] - (zero_point - 128) * column_sum
+    if x.is_cuda and x.dtype == torch.uint8:
+        x, zero_point = (x.to(torch.int16) - 128).to(torch.int8), zero_point - 128
+    if x.dtype == torch.int8:
+        sums = torch.ops.torchqx.int8_matmul(x, qdata)
+    elif x.shape[1] == 1:  # _int_mm is wrong here on the CPU: it takes the one row of the weight for a column
+        sums = x.to(torch.int32) * qdata.T
+    else:
+        sums = torch._int_mm(x, qdata.T)
+    return sums - zero_point * column_sum
 
 
 def int8_linear_aten(
@@ -66,16 +60,18 @@ def int8_linear_aten(
 ) -> Tensor:
     """``torchqx::int8_linear`` on the plain weight ``qdata`` int8 [N, K]; all else as in the operator:
 
-    x uint8 [..., K]; weight_scale float32 and column_sum int32 [N]; x_scale float32 and x_zero_point int32, one element
-    or one per row ([...] or [..., 1]); bias [N]; residual [..., N]; out_mul and out_add float32, [N] or one element.
+    x uint8 or int8 [..., K]; weight_scale float32 and column_sum int32 [N]; x_scale float32 and x_zero_point int32,
+    one element or one per row ([...] or [..., 1]); bias [N]; residual [..., N]; out_mul and out_add float32, [N] or one
+    element.
 
     y = act((Σ_k (x - z) q) · s_x · s_w + bias) + residual, then, with ``out_mul``, the codes
-    clamp(round(y · out_mul + out_add)) as uint8 [..., N], else y in ``out_dtype``.
+    clamp(round(y · out_mul + out_add)) as uint8 (int8 if out_qmin is negative) [..., N], else y in ``out_dtype``.
     """
     flat = x.reshape(-1, x.shape[-1])
     sums = int_matmul(flat, qdata, _per_row(x_zero_point), column_sum)
     y = sums.float() * _per_row(x_scale) * weight_scale
-    return _finish(y, x.shape, bias, activation, residual, out_mul, out_add, out_qmin, out_qmax, out_dtype)
+    result = _finish(y, x.shape, bias, activation, residual, out_mul, out_add, out_qmin, out_qmax, out_dtype)
+    return torch.ops.torchqx.stored(result) if x.is_cuda else result
 
 
 def int8_linear_general_aten(
@@ -141,4 +137,4 @@ def _finish(
         y = y + residual.float()
     if out_mul is None:
         return y.to(out_dtype)
-    return torch.round(y * out_mul + out_add).clamp(out_qmin, out_qmax).to(torch.uint8)
+    return torch.round(y * out_mul + out_add).clamp(out_qmin, out_qmax).to(code_dtype(out_qmin))

@@ -1,4 +1,6 @@
-"""Quantizing activations to uint8 in plain torch: Inductor fuses it into the kernel that produces them.
+"""Quantizing activations in plain torch: Inductor fuses it into the kernel that produces them.
+
+Codes are uint8, as CPUs multiply them, or int8 where ``qmin`` is negative, as GPUs do.
 
 All arithmetic is in float32, whatever the dtype of ``x``. A value's code is ``clamp(round(x / scale) + zero_point)``.
 """
@@ -9,28 +11,38 @@ from torch import Tensor
 from torchqx.quantizers import SMALLEST_SCALE
 
 
+def code_dtype(qmin: int) -> torch.dtype:
+    """How codes from ``qmin`` on are held."""
+    return torch.int8 if qmin < 0 else torch.uint8
+
+
 def quantize_static(x: Tensor, mul: Tensor, add: Tensor, qmin: int, qmax: int) -> Tensor:
     """clamp(round(x · mul + add)): [..., K] -> uint8 [..., K].
 
     ``mul`` and ``add`` (float32, [K] or one element) hold scale, zero point, shift and smoothing in one:
     mul = 1 / (smooth · scale), add = zero_point - shift · mul.
     """
-    return torch.round(x.float() * mul + add).clamp(qmin, qmax).to(torch.uint8)
+    return torch.round(x.float() * mul + add).clamp(qmin, qmax).to(code_dtype(qmin))
 
 
 def quantize_per_token(
-    x: Tensor, inv_smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int, symmetric: bool
+    x: Tensor, inv_smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int, symmetric: bool,
+    clip_ratio: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(x - shift) · inv_smooth with one range per row: [..., K] -> uint8 [..., K], float32 and int32 [..., 1]."""
-    return _quantize_rows(_transformed(x, inv_smooth, shift), qmin, qmax, symmetric)
+    """(x - shift) · inv_smooth with one range per row: [..., K] -> uint8 [..., K], float32 and int32 [..., 1].
+
+    ``clip_ratio`` is the share of each range that the codes cover.
+    """
+    return _quantize_rows(_transformed(x, inv_smooth, shift), qmin, qmax, symmetric, clip_ratio)
 
 
 def quantize_per_group(
-    x: Tensor, inv_smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int, symmetric: bool, group_size: int
+    x: Tensor, inv_smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int, symmetric: bool, group_size: int,
+    clip_ratio: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One range per ``group_size`` elements of a row: [..., K] -> uint8 [..., K], float32 and int32 [..., K/g]."""
     groups = _transformed(x, inv_smooth, shift).unflatten(-1, (-1, group_size))
-    q, scale, zero_point = _quantize_rows(groups, qmin, qmax, symmetric)
+    q, scale, zero_point = _quantize_rows(groups, qmin, qmax, symmetric, clip_ratio)
     return q.flatten(-2), scale.squeeze(-1), zero_point.squeeze(-1)
 
 
@@ -41,9 +53,11 @@ def _transformed(x: Tensor, inv_smooth: Tensor | None, shift: Tensor | None) -> 
     return y if inv_smooth is None else y * inv_smooth
 
 
-def _quantize_rows(y: Tensor, qmin: int, qmax: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
-    high = y.amax(-1, keepdim=True).clamp(min=0)
-    low = y.amin(-1, keepdim=True).clamp(max=0)
+def _quantize_rows(
+    y: Tensor, qmin: int, qmax: int, symmetric: bool, clip_ratio: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    high = y.amax(-1, keepdim=True).clamp(min=0) * clip_ratio
+    low = y.amin(-1, keepdim=True).clamp(max=0) * clip_ratio
     if symmetric:
         scale = (torch.maximum(high, -low) * (2 / (qmax - qmin))).clamp(min=SMALLEST_SCALE)
         zero_point = torch.full_like(scale, (qmin + qmax) // 2)
@@ -51,4 +65,4 @@ def _quantize_rows(y: Tensor, qmin: int, qmax: int, symmetric: bool) -> tuple[Te
         scale = ((high - low) * (1 / (qmax - qmin))).clamp(min=SMALLEST_SCALE)
         zero_point = torch.round(qmin - low / scale).clamp(qmin, qmax)
     q = (torch.round(y * (1 / scale)) + zero_point).clamp(qmin, qmax)
-    return q.to(torch.uint8), scale, zero_point.to(torch.int32)
+    return q.to(code_dtype(qmin)), scale, zero_point.to(torch.int32)

@@ -12,7 +12,7 @@ from torchqx.inductor_kernels.int8_linear import (
     int8_linear_aten,
     int8_linear_general_aten,
 )
-from torchqx.inductor_kernels.int8_linear.aten import MOST_INTEGER_GROUPS, int_matmul, signed_int_matmul
+from torchqx.inductor_kernels.int8_linear.aten import MOST_INTEGER_GROUPS, int_matmul
 from torchqx.inductor_kernels.int8_linear.naive import int8_experts_naive, int8_linear_naive
 
 FLOAT = (None, None, 0, 255, torch.float32)
@@ -78,12 +78,13 @@ def test_group_sizes_of_the_two_operands_may_differ():
 
 
 @settings(max_examples=60, deadline=None)
-@given(m=st.integers(1, 40), k=st.integers(1, 70), n=st.integers(1, 40), per_token=st.booleans())
-@pytest.mark.parametrize("matmul", [int_matmul, signed_int_matmul])
-def test_integer_matmuls_are_exact(matmul, m, k, n, per_token):
-    x, q = torch.randint(0, 256, (m, k), dtype=torch.uint8), torch.randint(-128, 128, (n, k), dtype=torch.int8)
-    zero = torch.randint(0, 256, (m, 1) if per_token else (1, 1), dtype=torch.int32)
-    sums = matmul(x, q, zero, q.sum(1, dtype=torch.int32))
+@given(m=st.integers(1, 40), k=st.integers(1, 70), n=st.integers(1, 40), per_token=st.booleans(),
+       low=st.sampled_from([0, -128]))
+def test_integer_matmuls_are_exact(m, k, n, per_token, low):
+    dtype = torch.int8 if low else torch.uint8
+    x, q = torch.randint(low, low + 256, (m, k), dtype=dtype), torch.randint(-128, 128, (n, k), dtype=torch.int8)
+    zero = torch.randint(low, low + 256, (m, 1) if per_token else (1, 1), dtype=torch.int32)
+    sums = int_matmul(x, q, zero, q.sum(1, dtype=torch.int32))
     assert sums.dtype == torch.int32
     assert torch.equal(sums.long(), (x.long() - zero) @ q.long().T)
 

@@ -51,6 +51,16 @@ def test_error_is_half_a_step(rows, groups, size, bits, symmetric, scale, seed):
     assert ((back - y).abs().unflatten(-1, (groups, size)) <= s[..., None] * 1.01).all()
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_clipped_ranges_are_the_quantizers(symmetric):
+    quantizer = AffineQuantizer(4, symmetric, "token", dynamic=True, clip_ratio=0.7)
+    x = torch.randn(5, 63)
+    q, s, z = quantize_per_token(x, None, None, quantizer.qmin, quantizer.qmax, symmetric, 0.7)
+    torch.testing.assert_close(quantizer.dequantize(q, s, z), quantizer.fake_quantize(x))
+    group = quantize_per_group(x, None, None, quantizer.qmin, quantizer.qmax, symmetric, 63, 0.7)
+    assert all(torch.equal(a, b) for a, b in zip((q, s, z), group, strict=True))
+
+
 def test_per_token_is_one_group_and_accepts_zeros():
     x = torch.randn(2, 3, 64).bfloat16()
     for qmin, symmetric in ((0, False), (1, True)):

@@ -1,0 +1,41 @@
+"""Whole layers through sites, rewrite and lowering: few kernels, the eager result, no spills."""
+
+import pytest
+
+from tests.gpu.checks import is_pinned, no_integer_matmul, spilling, wrong_launches, wrong_numbers
+from tests.gpu.layers import LAYERS, Layer, LoweredLayer, lower_layer
+
+
+@pytest.fixture(scope="module", params=LAYERS, ids=lambda layer: layer.name)
+def case(request: pytest.FixtureRequest) -> tuple[Layer, LoweredLayer]:
+    lowered = lower_layer(request.param)
+    lowered.program.start_compiling()
+    return request.param, lowered
+
+
+@pytest.mark.skipif(not is_pinned(), reason="other versions fuse differently")
+def test_kernels(case: tuple[Layer, LoweredLayer]) -> None:
+    layer, lowered = case
+    assert not wrong_launches(lowered.program, layer.launches, layer.extern)
+
+
+def test_numbers(case: tuple[Layer, LoweredLayer]) -> None:
+    layer, lowered = case
+    assert not wrong_numbers(lowered.result, lowered.expected, layer.tolerance)
+
+
+def test_no_sum_is_written(case: tuple[Layer, LoweredLayer]) -> None:
+    """What leaves a matmul is scaled already: no kernel but a template reads or writes int32 of a matmul."""
+    _, lowered = case
+    templates = [k for k in lowered.program.kernels if k.kind == "template"]
+    assert all("aten.mul" in k.origins for k in templates)
+    made = [line for line in lowered.program.code.splitlines() if " = empty_strided_cuda(" in line]
+    assert made
+    assert not any("torch.int32" in line for line in made)
+
+
+def test_resources(case: tuple[Layer, LoweredLayer]) -> None:
+    _, lowered = case
+    reports = lowered.program.compile()
+    assert not spilling(reports)
+    assert not no_integer_matmul(reports)
