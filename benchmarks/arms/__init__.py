@@ -22,6 +22,9 @@ ARMS = {
     "torchao-static-bf16": "benchmarks.arms.ao:static_bf16",
     "pt2e-fp32": "benchmarks.arms.pt2e:fp32",
     "pt2e-bf16": "benchmarks.arms.pt2e:bf16",
+    "openvino-bf16": "benchmarks.arms.openvino:bf16",
+    "openvino-int8": "benchmarks.arms.openvino:int8",
+    "onnxruntime-int8": "benchmarks.arms.onnx:int8_dynamic",
 }
 
 
