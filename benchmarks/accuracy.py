@@ -22,6 +22,7 @@ from benchmarks.scores import encoder, perplexity, sentence_batches, sick_spearm
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
 
 METHODS = {"min-max": "MinMaxConfig", "SmoothQuant": "SmoothQuantScalingConfig", "OS+": "OutlierSuppressionPlusConfig"}
+ROTATED = {"rotated": {"shift_scale": "none"}, "rotated + OS+": {"shift_scale": "osplus"}}
 WINDOW_TOKENS = 512
 
 Batches = Sequence[dict[str, Tensor]]
@@ -29,7 +30,7 @@ Batches = Sequence[dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Setting:
-    """One row: a method of METHODS, bits of weights and activations alike, and how activations are quantized."""
+    """One row: a method of METHODS or ROTATED, bits of weights and activations, and how activations are quantized."""
 
     method: str
     bits: int
@@ -44,8 +45,9 @@ class Setting:
 
         The rewritten graph runs without Inductor: the arithmetic is the same, and no row waits for a compilation.
         """
-        config = getattr(torchqx, METHODS[self.method])
-        recipe = config(weight_bits=self.bits, activation_bits=self.bits, activation=self.activation)
+        config = getattr(torchqx, METHODS.get(self.method, "HadamardConfig"))
+        recipe = config(weight_bits=self.bits, activation_bits=self.bits, activation=self.activation,
+                        **ROTATED.get(self.method, {}))
         quantized = torchqx.quantize(copy.deepcopy(model), recipe, calibration)
         quantized.compile(backend="torchqx", options={"lowering": "eager"})
         return quantized
@@ -64,6 +66,7 @@ def minilm(
     calibration = list(sentence_batches(tokenizer, spare[:sentences]))
     settings = [Setting(method, bits, "static") for bits, method in product((8, 6, 4), METHODS)]
     settings.append(Setting("OS+", 8, "auto"))
+    settings += _per_token((8, 6, 4), ("min-max", "OS+", *ROTATED))
     header = ("method", "SICK-R Spearman", "against float", "seconds")
     title = f"MiniLM on SICK-R: {pairs} pairs, {len(spare[:sentences])} calibration sentences"
     _tabulate(
@@ -89,6 +92,7 @@ def smollm2(
         for bits, activation, method in product((8, 6), ("static", "token", "auto"), METHODS)
         if activation != "auto" or method == "OS+"
     ]
+    settings += [*_per_token((8, 6), ROTATED), *_per_token((4,), (*METHODS, *ROTATED))]
     header = ("method", "perplexity", "against float", "seconds")
     title = f"SmolLM2-135M on WikiText-2: {windows} windows of 512, {calibrate} calibration windows"
     _tabulate(
@@ -96,6 +100,11 @@ def smollm2(
         score=lambda candidate: perplexity(candidate, evaluated),
         against=lambda score, float_score: f"{100 * (score / float_score - 1):+.2f}%",
     )  # fmt: skip
+
+
+def _per_token(bits: Iterable[int], methods: Iterable[str]) -> list[Setting]:
+    """Weights per channel and activations per token, which is how rotations are compared."""
+    return [Setting(method, width, "token") for width, method in product(bits, methods)]
 
 
 def _chosen(settings: Iterable[Setting], only: str) -> list[Setting]:

@@ -14,6 +14,7 @@ from torch.fx import Node
 
 from torchqx.inductor_kernels.int8_linear.pack import PANEL, column_sums, pack_int8_weight
 from torchqx.storage import QuantizedWeight
+from torchqx.transforms import OutputRotation
 
 Build = Callable[[list[QuantizedWeight], list[Tensor | None]], Tensor]
 
@@ -93,6 +94,20 @@ def addend(weights: list[QuantizedWeight], _: list) -> Tensor:
     return zero if weights[0].shift is None else zero - weights[0].shift * multiplier(weights, _)
 
 
+def signed_act_zero(weights: list[QuantizedWeight], _: list) -> Tensor:
+    """int32 [1]: :func:`act_zero` for codes that are held around 0, as int8."""
+    return act_zero(weights, _) - _middle(weights)
+
+
+def signed_addend(weights: list[QuantizedWeight], _: list) -> Tensor:
+    """float32 [K] or [1]: :func:`addend` for codes that are held around 0."""
+    return addend(weights, _) - _middle(weights)
+
+
+def _middle(weights: list[QuantizedWeight]) -> int:
+    return 1 << (weights[0].activation_spec.bits - 1)
+
+
 def smooth(weights: list[QuantizedWeight], _: list) -> Tensor:
     """1/s, float32 [K]."""
     return weights[0].smooth
@@ -103,13 +118,32 @@ def shift(weights: list[QuantizedWeight], _: list) -> Tensor:
     return weights[0].shift.contiguous()
 
 
+def norm(weights: list[QuantizedWeight], _: list) -> Tensor:
+    """g, float32 [K]."""
+    return weights[0].norm.contiguous()
+
+
+def signs(weights: list[QuantizedWeight], _: list) -> Tensor:
+    """Of the activation's rotation, float32 [K]."""
+    # A copy: what is kept of a rotation may have been made in inference mode, and belongs to no model.
+    return weights[0].hadamard.signs(weights[0].matrix_shape[-1], weights[0].device).clone()
+
+
+def output_signs(weights: list[QuantizedWeight], _: list) -> Tensor:
+    """Of the result's rotation, float32 [N]."""
+    return weights[0].output_hadamard.signs(weights[0].matrix_shape[-2], weights[0].device).clone()
+
+
 def bias(weights: list[QuantizedWeight], biases: list[Tensor | None]) -> Tensor:
-    """b + W z, float32 [N] or [E, N]; zeros where a weight has neither."""
+    """b + W z, float32 [N] or [E, N], rotated as the weight's results are; zeros where a weight has neither."""
     parts = []
     for weight, own in zip(weights, biases, strict=True):
         total = torch.zeros(weight.matrix_shape[:-1], device=weight.device)
-        for extra in (weight.shift_bias, own):
-            total = total if extra is None else total + extra.detach().float()
+        if own is not None:
+            own = own.detach().float()
+            total = total + (OutputRotation(weight.output_hadamard).bias(own) if weight.output_hadamard else own)
+        if weight.shift_bias is not None:
+            total = total + weight.shift_bias
         parts.append(total)
     return _beside(parts)
 

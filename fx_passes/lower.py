@@ -3,13 +3,13 @@
 | kernel | where | weight | activation |
 |---|---|---|---|
 | packed | CPU with AVX512-VNNI | symmetric, per channel or tensor | per tensor or token |
-| plain | any device | the same | the same |
+| plain | any device; on GPUs codes are int8 | the same | the same |
 | experts | any device | any, stacked | any |
 | general | any device | any | any |
 """
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,13 +18,16 @@ from torch.fx import Node
 
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.sites import Form, LinearOp
+from torchqx.inductor_kernels import hadamard as _hadamard  # noqa: F401  registers the operators
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten, int8_linear_general_aten
 from torchqx.inductor_kernels.int8_linear.cpu import is_supported
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_group, quantize_per_token, quantize_static
 from torchqx.quantizers import AffineQuantizer
+from torchqx.rotations import Hadamard
 
 PACKED = torch.ops.torchqx.int8_linear.default
 EXPERTS = torch.ops.torchqx.int8_experts.default
+HADAMARD = torch.ops.torchqx.hadamard.default
 NO_REQUANTIZE = (None, None, 0, 255)
 WRITTEN = (torch.float32, torch.bfloat16)  # what the kernels write themselves
 
@@ -34,6 +37,8 @@ class OpStructure:
     """Everything about a quantized matmul that its code depends on; values are inputs.
 
     Attributes:
+        rotation, norm: what comes before smooth and shift: (x / g) R, and whether there is a g.
+        output_rotation: in which the matmul leaves its result. Ops that differ in this alone still run as one.
         sharing: ops that read one activation and have equal numbers here read one quantized tensor.
     """
 
@@ -43,6 +48,9 @@ class OpStructure:
     shift: bool
     device: torch.device
     sharing: int = 0
+    rotation: Hadamard | None = None
+    norm: bool = False
+    output_rotation: Hadamard | None = None
 
 
 class Emitter(Protocol):
@@ -54,6 +62,8 @@ class Emitter(Protocol):
 
     def derived(self, build: d.Build, *others: Node | None) -> Node: ...
 
+    def rotated(self, x: Node, rotation: Hadamard, op: LinearOp, output: bool) -> Node: ...
+
 
 def is_simple(structure: OpStructure) -> bool:
     """Whether one scale per output and one per row (or in all) describe the matmul."""
@@ -61,18 +71,28 @@ def is_simple(structure: OpStructure) -> bool:
         structure.activation.group_size is None
 
 
+def held(structure: OpStructure) -> AffineQuantizer:
+    """The activation's quantizer as the matmul takes the codes: GPUs multiply int8 by int8, so from the middle on."""
+    return replace(structure.activation, signed=structure.device.type == "cuda")
+
+
 def quantize_rows(emit: Emitter, structure: OpStructure, rows: Node) -> tuple[Node, Any, Any]:
     """Codes, scale and zero point of ``rows``; scale and zero point are None where the weight carries them."""
-    q = structure.activation
+    q = held(structure)
+    if structure.norm:
+        rows = emit.call(torch.div, rows, emit.derived(d.norm))
+    if structure.rotation is not None:
+        rows = emit.rotated(rows, structure.rotation, emit.ops[0], output=False)
     if not q.dynamic:
-        return emit.call(quantize_static, rows, emit.derived(d.multiplier), emit.derived(d.addend),
-                         q.qmin, q.qmax), None, None
+        addend = emit.derived(d.signed_addend if q.signed else d.addend)
+        return emit.call(quantize_static, rows, emit.derived(d.multiplier), addend, q.qmin, q.qmax), None, None
     common = (emit.derived(d.smooth) if structure.smooth else None,
               emit.derived(d.shift) if structure.shift else None, q.qmin, q.qmax, q.symmetric)
+    clip = () if q.clip_ratio == 1 else (q.clip_ratio,)
     if q.granularity == "group":
-        result = emit.call(quantize_per_group, rows, *common, q.group_size)
+        result = emit.call(quantize_per_group, rows, *common, q.group_size, *clip)
     else:
-        result = emit.call(quantize_per_token, rows, *common)
+        result = emit.call(quantize_per_token, rows, *common, *clip)
     return tuple(emit.call(operator.getitem, result, i) for i in range(3))
 
 
@@ -81,7 +101,8 @@ def matmul(emit: Emitter, structure: OpStructure, rows: tuple[Node, Any, Any], b
     """The matmul of quantized ``rows`` with the ops' weights side by side: [..., N] in ``dtype``."""
     codes, scale, zero = rows
     if not structure.activation.dynamic:
-        scale, zero = emit.derived(d.act_scale), emit.derived(d.act_zero)
+        scale = emit.derived(d.act_scale)
+        zero = emit.derived(d.signed_act_zero if held(structure).signed else d.act_zero)
     zero_point = None if structure.weight.symmetric else emit.derived(d.weight_zero)
     if emit.ops[0].form is Form.EXPERTS:
         result = emit.call(EXPERTS, codes, emit.derived(d.plain), emit.derived(d.weight_scale),

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from torchqx.errors import EquivalenceError
-from torchqx.transforms import Transform
+from torchqx.rotations import Hadamard
+from torchqx.transforms import OutputRotation, Transform
 
 TOLERANCE = 1e-9
 
@@ -15,19 +16,23 @@ def relative_error(after: Tensor, before: Tensor) -> float:
     return float((after - before).abs().max() / scale) if scale > 0 else float(after.abs().max())
 
 
-def prove_linear(site: str, rows: Tensor, weight: Tensor, transform: Transform) -> None:
-    """T(X) · weight(W)ᵀ + bias(W, 0) = X Wᵀ.
+def prove_linear(site: str, rows: Tensor, weight: Tensor, transform: Transform, output: Hadamard | None = None) -> None:
+    """T(X) · weight(W)ᵀ + bias(W, 0) = X Wᵀ; with R_oᵀ W for W, and the result turned back, where there is R_o.
 
     Args:
         rows: X [R, K], a sample of real activations.
         weight: W [N, K] or [E, N, K].
+        output: R_o.
 
     Raises:
         EquivalenceError: the two differ by more than 1e-9 relative to the largest output.
     """
-    x, w = rows.double(), weight.detach().double().flatten(0, -2)
-    after = transform.activation(x) @ transform.weight(w).T + transform.bias(w, w.new_zeros(len(w)))
-    error = relative_error(after, x @ w.T)
+    x, w = rows.double(), weight.detach().double()
+    turned = OutputRotation(output).weight(w) if output is not None else w
+    after = transform.activation(x) @ transform.weight(turned).transpose(-2, -1)
+    after = after + transform.bias(turned, w.new_zeros(w.shape[:-1])).unsqueeze(-2)
+    after = OutputRotation(output).result(after) if output is not None else after
+    error = relative_error(after, x @ w.transpose(-2, -1))
     if not error <= TOLERANCE:
         raise EquivalenceError(f"the transformed matmul differs by {error:.2e} in float64", where=site,
                                remedy="its transform is ill-conditioned: exclude the site or change the solver.")

@@ -7,11 +7,14 @@
 
 The transform is part of the quantizer at the consumer's input (mul and add hold shift, scale, and quantizer in one), so
 nothing has to fold for the rewrite to be right, and Inductor fuses it into whatever produced x. Matmuls with the same
-transform and quantizer share the codes and run as one.
+transform and quantizer share the codes and run as one. Rotations are explicit:
+
+    codes = quantize_static(hadamard(x / g, signs, block, False), mul, add)
+    hadamard(y[..., :N1], output signs, block, True)            where the results are rotated too
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -22,8 +25,9 @@ from torch.nn import Parameter
 
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.derived import Derived
-from torchqx.fx_passes.lower import OpStructure, is_simple, matmul, quantize_rows
+from torchqx.fx_passes.lower import HADAMARD, OpStructure, is_simple, matmul, quantize_rows
 from torchqx.fx_passes.sites import Form, GraphSites, LinearOp
+from torchqx.rotations import Hadamard
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
 
 
@@ -45,7 +49,7 @@ def quantize_graph(gm: GraphModule, sites: GraphSites, structures: Mapping[Node,
     target = _Target(gm)
     for site in sites.linears:
         for ops in _together([op for op in site.ops if op.node in structures], structures):
-            _Rewrite(target, ops, structures[ops[0].node]).run()
+            _Rewrite(target, ops, structures).run()
     quantized = [op.weight for site in sites.linears for op in site.ops if op.node in structures]
     return target.finish(gm, dict.fromkeys([*quantized, *stored]), set(stored))
 
@@ -53,8 +57,9 @@ def quantize_graph(gm: GraphModule, sites: GraphSites, structures: Mapping[Node,
 def _together(ops: list[LinearOp], structures: Mapping[Node, OpStructure]) -> list[list[LinearOp]]:
     """Runs of ops that can be one matmul: equal structure and result dtype, no bias that the graph computes."""
     def kind(op: LinearOp) -> tuple:
-        alone = op.form is not Form.LINEAR or not is_simple(structures[op.node]) or _computed(op.bias)
-        return structures[op.node], op.x, op.node.meta["example_value"].dtype, op.node if alone else None
+        structure = replace(structures[op.node], output_rotation=None)
+        alone = op.form is not Form.LINEAR or not is_simple(structure) or _computed(op.bias)
+        return structure, op.x, op.node.meta["example_value"].dtype, op.node if alone else None
 
     return [list(run) for _, run in groupby(ops, kind)]
 
@@ -80,8 +85,9 @@ class _Target:
             self.copies[n]: n for n in gm.graph.nodes if n.op == "placeholder"}
         self.made: dict[tuple, Node] = {}
 
-    def derived(self, item: Derived) -> Node:
-        key = (item.build, item.weights, item.others)
+    def derived(self, item: Derived, key: tuple = ()) -> Node:
+        """The input that ``item`` is; the same one for an equal item, or for an equal ``key``."""
+        key = key or (item.build, item.weights, item.others)
         if key not in self.made:
             with self.graph.inserting_after(list(self.inputs)[-1]):
                 self.made[key] = self.graph.placeholder(f"{item.build.__name__}_{len(self.made)}")
@@ -116,8 +122,9 @@ class _Target:
 class _Rewrite:
     """Replaces ``ops``, which read one activation alike, by one quantized matmul. (An ``Emitter`` for lowering.)"""
 
-    def __init__(self, target: _Target, ops: list[LinearOp], structure: OpStructure) -> None:
-        self.target, self.ops, self.structure = target, ops, structure
+    def __init__(self, target: _Target, ops: list[LinearOp], structures: Mapping[Node, OpStructure]) -> None:
+        self.target, self.ops, self.structures = target, ops, structures
+        self.structure = structures[ops[0].node]
 
     def call(self, function: Any, *args: Any) -> Node:
         args = tuple(self.target.copies.get(a, a) if isinstance(a, Node) else a for a in args)
@@ -126,27 +133,45 @@ class _Rewrite:
     def derived(self, build: d.Build, *others: Node | None) -> Node:
         return self.target.derived(Derived(build, tuple(op.weight for op in self.ops), others))
 
+    def rotated(self, x: Node, rotation: Hadamard, op: LinearOp, output: bool) -> Node:
+        """x R of the op's activation, or x Rᵀ of its result. Equal rotations read one tensor of signs."""
+        signs = None
+        if rotation.seed is not None:
+            matrix = op.layout.to_matrix(torch.empty(op.weight.meta["example_value"].shape, device="meta"))
+            length = matrix.shape[-2 if output else -1]
+            item = Derived(d.output_signs if output else d.signs, (op.weight,))
+            signs = self.target.derived(item, (rotation, length, self.structure.device))
+        return self.call(HADAMARD, x, signs, rotation.block, output)
+
     def run(self) -> None:
         first = self.ops[0]
         with self.target.graph.inserting_before(self.target.copies[first.node]):
             rows = quantize_rows(self, self.structure, self._rows(first))
-            dtype = first.node.meta["example_value"].dtype
-            result = matmul(self, self.structure, rows, self._bias(), dtype)
-            if _computed(first.bias):
-                result = self.call(Tensor.to, self.call(torch.add, result, first.bias), dtype)
-            if first.form in (Form.CONV, Form.LEFT):
-                result = self.call(conv_result if first.form is Form.CONV else left_result, result)
+            result = matmul(self, self.structure, rows, self._bias(), first.node.meta["example_value"].dtype)
             parts = [result] if len(self.ops) == 1 else self._split(result)
+            parts = [self._finished(op, part) for op, part in zip(self.ops, parts, strict=True)]
         for op, part in zip(self.ops, parts, strict=True):
             old = self.target.copies[op.node]
             part.meta.update(old.meta)
             old.replace_all_uses_with(part)
             self.target.erase_upwards(old)
+            self.target.copies[op.node] = part  # what a matmul right behind it reads
 
     def _rows(self, op: LinearOp) -> Node:
         if op.form is Form.CONV:
             return self.call(conv_rows, op.x, tuple(op.weight.meta["example_value"].shape[2:]))
         return self.call(left_rows, op.x) if op.form is Form.LEFT else self.target.copies[op.x]
+
+    def _finished(self, op: LinearOp, result: Node) -> Node:
+        """Rows [..., N] of the op's matmul -> the value that the op had."""
+        rotation = self.structures[op.node].output_rotation
+        if rotation is not None:
+            result = self.rotated(result, rotation, op, output=True)
+        if _computed(op.bias):
+            result = self.call(Tensor.to, self.call(torch.add, result, op.bias), op.node.meta["example_value"].dtype)
+        if op.form in (Form.CONV, Form.LEFT):
+            result = self.call(conv_result if op.form is Form.CONV else left_result, result)
+        return result
 
     def _bias(self) -> Node | None:
         own = [None if _computed(op.bias) else op.bias for op in self.ops]

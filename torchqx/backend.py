@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.nn import Parameter
 
+from torchqx.component_guards import drop_component_guards
 from torchqx.errors import ConfigError, TorchqxError, TorchqxWarning, UnsupportedError
 from torchqx.executable import TracedInputs
 from torchqx.fx_passes.canonicalize import canonicalize
@@ -90,6 +91,7 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
         if value.device.type not in DEVICES:
             raise UnsupportedError(f"device {value.device}", where=node.name,
                                    remedy=f"torchqx lowers to {' and '.join(DEVICES)}.")
+    drop_component_guards(placeholders)
     names = {n: parameter_name(n) for n in parameters}
     traced = TracedInputs(placeholders, example_inputs)
     traced.specialize_floats()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from torchqx.folding import plan_states
 from torchqx.fx_passes.in_place import written_between
 from torchqx.fx_passes.observe import ObservingInterpreter
 from torchqx.fx_passes.regions import Region, find_region
@@ -134,6 +135,8 @@ class Calibration:
         """
         with torch.inference_mode(False), torch.no_grad():
             states = self.states(args)
+            if states and self.session.recipe.fold:
+                plan_states(self.runner.gm, self.sites, states, self.runner.parameters(args))
             watch = Watch(states, self.regions, self.padding(args), self.session.remember(self.runner, args))
         interpreter = ObservingInterpreter(self.runner.gm, watch.activations(), watch.kept())
         with torch.no_grad():

@@ -17,12 +17,14 @@ from torchqx.cli_data import Sampling, is_text, tensor_batches, text_batches
 from torchqx.cli_models import Source, check_output
 from torchqx.errors import ConfigError, TorchqxError
 from torchqx.explain import Report, explain
+from torchqx.hadamard import HadamardConfig
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.progress import STDERR, bar, working
 from torchqx.recipe import AffineRecipe, make_recipe
 from torchqx.workflow import quantize
 
-RECIPES = {"osplus": OutlierSuppressionPlusConfig, "smoothquant": SmoothQuantScalingConfig, "minmax": MinMaxConfig}
+RECIPES = {"osplus": OutlierSuppressionPlusConfig, "smoothquant": SmoothQuantScalingConfig, "minmax": MinMaxConfig,
+           "hadamard": HadamardConfig}
 WIDTH_OUTSIDE_TERMINALS = 200
 MIB = 2**20
 

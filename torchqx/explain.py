@@ -56,14 +56,14 @@ class Report:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(title=f"{self.model}: sites", header_style="bold", row_styles=["", "dim"])
         for name, kind in (("site", "left"), ("status", "left"), ("transform", "left"), ("activation", "left"),
-                           ("weight", "left"), ("error", "right"), ("KiB", "right"), ("gain", "right"),
-                           ("reason", "left")):
+                           ("weight", "left"), ("outliers", "right"), ("error", "right"), ("KiB", "right"),
+                           ("gain", "right"), ("reason", "left")):
             table.add_column(name, justify=kind, overflow="fold")
         for s in self.sites:
             memory = f"{s.bytes_before / 1024:.0f} → {s.bytes_after / 1024:.0f}" if s.bytes_before else ""
             transform = f"{'+'.join(s.transforms)} ({s.placement})" if s.transforms else ""
             error = "" if s.error is None else f"{s.error:.2%}"
-            table.add_row(s.key, s.status, transform, s.activation, s.weight, error, memory,
+            table.add_row(s.key, s.status, transform, s.activation, s.weight, _outliers(s), error, memory,
                           "" if s.expected_gain is None else f"{s.expected_gain:.1f}x", s.reason)
         yield table
 
@@ -72,6 +72,11 @@ class Report:
         with console.capture() as captured:
             console.print(self)
         return captured.get()
+
+
+def _outliers(site: SiteRecord) -> str:
+    ratios = [r for r in (site.outlier_ratio_before, site.outlier_ratio_after) if r is not None]
+    return " → ".join(f"{r:.1f}" for r in ratios)
 
 
 def explain(model: Module) -> Report:

@@ -6,12 +6,13 @@ from torchao.quantization.transform_module import register_quantize_module_handl
 from torchqx.baselines import MinMaxConfig, SmoothQuantScalingConfig
 from torchqx.data_free import quantize_without_data
 from torchqx.errors import ConfigError
+from torchqx.hadamard import HadamardConfig
 from torchqx.linear_workflow import convert_linear, prepare_linear
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.recipe import AffineRecipe
 from torchqx.workflow import convert, prepare
 
-RECIPES = (OutlierSuppressionPlusConfig, SmoothQuantScalingConfig, MinMaxConfig)
+RECIPES = (OutlierSuppressionPlusConfig, SmoothQuantScalingConfig, MinMaxConfig, HadamardConfig)
 
 
 def apply_step(module: Module, recipe: AffineRecipe) -> Module:

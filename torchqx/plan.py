@@ -20,9 +20,11 @@ class SiteRecord:
         reason: why it is not quantized, or why it stepped to a wider quantizer; empty when there is nothing to say.
         operations: keys of the weighted matmuls in the site.
         weights: names of their parameters as the traced module spells them.
-        transforms: names of the transforms on the activation, in order.
+        transforms: names of the transforms on the activation, in order, e.g. "hadamard 576 (seed 0)", "shift".
+        outlier_ratio_before, outlier_ratio_after: the largest over the median channel maximum of the activation as it
+            comes, and as it is quantized; channels that are always zero do not count.
         placement: where the transform acts: "in the quantizer" (its multiplier and addend hold it: no work of its
-            own), "online" before it, or "" without a transform.
+            own), "online" before it, "folded" (its rotation into what comes before), or "" without a transform.
         activation, weight: quantizers, e.g. "u8 tensor static", "s8 channel".
         solver: what solved it; loss: its relative loss (compared tensor named in ``loss_on``).
         error: relative output error per token of what was chosen.
@@ -50,6 +52,8 @@ class SiteRecord:
     bytes_after: int = 0
     macs: int = 0
     expected_gain: float | None = None
+    outlier_ratio_before: float | None = None
+    outlier_ratio_after: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -29,6 +29,7 @@ class AffineQuantizer:
         group_size: elements of a group, for granularity ``group``.
         dynamic: the range is measured at run time instead of at calibration.
         signed: storage is int8 around 0 (weights), else uint8 from 0 (activations: the CPU's fast u8·s8 matmuls).
+        clip_ratio: the share of the range that the codes cover: finer steps, and what lies outside is cut off.
 
     Raises:
         ConfigError: for a field outside its range.
@@ -40,6 +41,7 @@ class AffineQuantizer:
     group_size: int | None = None
     dynamic: bool = False
     signed: bool = False
+    clip_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         if self.bits not in range(2, 9):
@@ -52,6 +54,9 @@ class AffineQuantizer:
                               remedy="give both or neither.")
         if self.group_size is not None and self.group_size < 1:
             raise ConfigError(f"group of {self.group_size}", where="group_size", remedy="give a positive size.")
+        if not isinstance(self.clip_ratio, int | float) or not 0 < self.clip_ratio <= 1:
+            raise ConfigError(f"{self.clip_ratio!r} is no share of the range", where="clip_ratio",
+                              remedy="give above 0, at most 1.")
 
     @property
     def qmin(self) -> int:
@@ -69,7 +74,7 @@ class AffineQuantizer:
 
     def parameters(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Scale (float32) and zero point (int32) for ranges ``[low, high]``; same shape as the bounds."""
-        low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+        low, high = low.float().clamp(max=0) * self.clip_ratio, high.float().clamp(min=0) * self.clip_ratio
         if self.symmetric:
             scale = torch.maximum(-low, high) * 2 / (self.qmax - self.qmin)
             zero_point = torch.full_like(scale, (self.qmax + self.qmin) // 2)

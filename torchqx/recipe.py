@@ -11,6 +11,7 @@ from torchao.core.config import AOBaseConfig
 from torchqx.errors import ConfigError
 from torchqx.observers.solvers import Solver
 from torchqx.quantizers import AffineQuantizer, Granularity
+from torchqx.rotations import Hadamard
 
 CHOICES: dict[str, tuple] = {
     "step": (None, "prepare", "convert"),
@@ -91,9 +92,16 @@ class AffineRecipe(AOBaseConfig):
         self.weight_quantizer()
         self.activation_ladder()
 
+    fold = False  # whether rotations may move into neighbouring weights; a field of the recipes that rotate
+
     @abstractmethod
     def solver(self) -> Solver:
         """What turns a site's statistics and weights into parameters."""
+
+    def rotation(self, key: str, columns: int) -> tuple[Hadamard | None, str]:
+        """The rotation in front of a site's shift and scale, for rows of ``columns`` elements; or None, and why if
+        this recipe rotates others."""
+        return None, ""
 
     def weight_quantizer(self) -> AffineQuantizer:
         return AffineQuantizer(self.weight_bits, self.weight_symmetric, self.weight_granularity,

@@ -7,6 +7,7 @@ from torchao.core.config import ALLOWED_AO_MODULES
 from torchao.prototype.safetensors.safetensors_utils import ALLOWED_CLASSES, ALLOWED_TENSORS_SUBCLASSES
 
 from torchqx.quantizers import AffineQuantizer
+from torchqx.rotations import Hadamard
 from torchqx.storage import QuantizedWeight
 from torchqx.validate import check
 
@@ -29,4 +30,4 @@ _set_state, QuantizedWeight.__setstate__ = QuantizedWeight.__setstate__, _set_st
 ALLOWED_AO_MODULES.add("torchqx")
 ALLOWED_CLASSES[QuantizedWeight.__name__] = rebuild_quantized_weight
 ALLOWED_TENSORS_SUBCLASSES.append(QuantizedWeight.__name__)
-torch.serialization.add_safe_globals([QuantizedWeight, AffineQuantizer])
+torch.serialization.add_safe_globals([QuantizedWeight, AffineQuantizer, Hadamard])

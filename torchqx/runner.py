@@ -5,6 +5,7 @@ compiled on its own, and a parameter that was replaced. So everything that depen
 when the graph is called, by the identity and version of the tensors that came in.
 """
 
+import warnings
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +15,15 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from torchqx.calibration import Calibration
+from torchqx.errors import TorchqxWarning
 from torchqx.executable import Executable, TracedInputs
+from torchqx.folding import absorbed_norms, fold_quantized
+from torchqx.fx_passes.attention_kernel import use_attention_kernel
 from torchqx.fx_passes.derived import Derived
 from torchqx.fx_passes.fuse_epilogue import fuse_epilogues
+from torchqx.fx_passes.fuse_rotations import fuse_rotations
 from torchqx.fx_passes.lower import OpStructure
-from torchqx.fx_passes.quantize import quantize_graph
+from torchqx.fx_passes.quantize import QuantizedGraph, quantize_graph
 from torchqx.fx_passes.sites import GraphSites, LinearOp
 from torchqx.gradients import refuse_gradients
 from torchqx.plan import SiteRecord
@@ -100,6 +105,11 @@ class GraphRunner:
     def weight(self, op: LinearOp, args: Sequence[Any]) -> Tensor:
         return args[self.position[op.weight]]
 
+    def parameters(self, args: Sequence[Any]) -> dict[Node, Tensor]:
+        """Placeholder -> what the call passes for it, for the model's float parameters."""
+        given = {n: args[self.position[n]] for n in self.names}
+        return {n: p for n, p in given.items() if not isinstance(p, QuantizedWeight)}
+
     def quantized(self, op: LinearOp, args: Sequence[Any]) -> QuantizedWeight | None:
         """The storage tensor for ``op``: the model's own, or the one that was solved for its float weight."""
         weight = self.weight(op, args)
@@ -114,19 +124,27 @@ class GraphRunner:
         for site in self.sites.linears:
             structures |= structures_of([(op, found[op.node]) for op in site.ops if found[op.node] is not None])
         stored = [n for n, i in self.position.items() if isinstance(args[i], QuantizedWeight)]
-        kind = (tuple(structures.get(op.node) for op in self.operations), tuple(n.name for n in stored))
-        if kind not in self.executables:
-            graph = quantize_graph(self.gm, self.sites, structures, stored)
-            fuse_epilogues(graph.module)
-            self.executables[kind] = Executable(graph, self.traced, self.lowering, self.options)
-        executable = self.executables[kind]
+        absorbed = absorbed_norms(self.sites, found, self.parameters(args))
         by_weight = {op.weight: w for op in self.operations if (w := found[op.node]) is not None}
         by_weight |= {n: args[self.position[n]] for n in stored}
+        kind = (tuple(structures.get(op.node) for op in self.operations), tuple(n.name for n in stored),
+                tuple((w.name, norm.key) for w, norm in absorbed.items()))
+        if kind not in self.executables:
+            graph = quantize_graph(self.gm, self.sites, structures, stored)
+            kept = fold_quantized(graph, absorbed, self._inputs(graph, by_weight, args))
+            if kept:
+                warnings.warn(f"rotations stay online: {kept}", TorchqxWarning, stacklevel=2)
+            fuse_rotations(graph.module)
+            fuse_epilogues(graph.module)
+            use_attention_kernel(graph.module)
+            self.executables[kind] = Executable(graph, self.traced, self.lowering, self.options)
+        executable = self.executables[kind]
         inputs = [self._derive(item, by_weight, args) if isinstance(item, Derived) else None
                   for item in executable.graph.inputs]
         executable.prepare([v for v in inputs if v is not None])
         watched = {i for s in executable.sources if isinstance(s, tuple) for i in s}
-        watched |= {self.position[op.weight] for op in self.operations}
+        watched |= {self.position[n] for n in (*(op.weight for op in self.operations),
+                                               *(norm.weight for norm in absorbed.values()))}
         runner = weakref.ref(self)
 
         def forget() -> None:
@@ -134,6 +152,11 @@ class GraphRunner:
                 alive.bindings.pop(key, None)
 
         return Binding(Watched(args, sorted(watched), forget), executable, inputs)
+
+    def _inputs(self, graph: QuantizedGraph, weights: dict[Node, QuantizedWeight], args: Sequence[Any]) -> list[Any]:
+        """Everything that ``graph`` takes."""
+        return [self._derive(i, weights, args) if isinstance(i, Derived) else args[self.position[i]]
+                for i in graph.inputs]
 
     def _derive(self, item: Derived, weights: dict[Node, QuantizedWeight], args: Sequence[Any]) -> Tensor:
         stored = [weights[n] for n in item.weights]
@@ -156,7 +179,8 @@ def structures_of(ops: list[tuple[LinearOp, QuantizedWeight]]) -> dict[Node, OpS
         if number == len(kinds):
             kinds.append(weight)
         structures[op.node] = OpStructure(weight.activation_spec, weight.weight_spec, weight.smooth is not None,
-                                          weight.shift is not None, weight.device, number)
+                                          weight.shift is not None, weight.device, number, weight.hadamard,
+                                          weight.norm is not None, weight.output_hadamard)
     return structures
 
 
@@ -164,5 +188,5 @@ def _reads_alike(a: QuantizedWeight, b: QuantizedWeight) -> bool:
     def same(x: Tensor | None, y: Tensor | None) -> bool:
         return (x is None and y is None) or (x is not None and y is not None and torch.equal(x, y))
 
-    return a.activation_quantizer == b.activation_quantizer and all(
-        same(getattr(a, n), getattr(b, n)) for n in ("smooth", "shift", "per_tensor_scale"))
+    return (a.activation_quantizer, a.rotation) == (b.activation_quantizer, b.rotation) and all(
+        same(getattr(a, n), getattr(b, n)) for n in ("smooth", "norm", "shift", "per_tensor_scale"))

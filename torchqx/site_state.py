@@ -1,6 +1,6 @@
 """One linear site of one model while it calibrates, and what was solved for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,13 +12,15 @@ from torchqx.fx_passes.observe import result_mask, rows_mask
 from torchqx.fx_passes.regions import Region
 from torchqx.fx_passes.sites import Form
 from torchqx.layouts import WeightLayout
-from torchqx.observers import ChannelMinMaxObserver, RowReservoir
+from torchqx.observers import ChannelMinMaxObserver, RowReservoir, TensorObserver
 from torchqx.observers.solvers import Sample
 from torchqx.plan import SiteRecord
 from torchqx.quantize_weight import SiteParameters, quantize_weight
 from torchqx.recipe import AffineRecipe
+from torchqx.rotations import Hadamard
 from torchqx.rows import conv_rows, left_rows
 from torchqx.storage import QuantizedWeight
+from torchqx.transforms import Chain, rotated
 from torchqx.watched import version_of
 
 REGION_TOKENS = 4096
@@ -40,6 +42,11 @@ class SiteState:
         record: the site's line in the report.
         parameters: the solution; None while calibrating and for a site that stays float.
         calls: calibration calls seen.
+        turn: (X / g) R, the map in front of the site's shift and scale; settled before the first call, since the
+            ranges that are observed are those behind it.
+        output_rotations: operation's index -> the rotation of its result, where it has one.
+        unrotated: why there is no rotation although the recipe rotates, or why it does not fold.
+        placement: of the rotation: "folded" or "online"; empty where no graph was asked.
     """
 
     def __init__(self, key: str, operations: list[Operation], form: Form, recipe: AffineRecipe, skip: str = "") -> None:
@@ -52,13 +59,31 @@ class SiteState:
         self.biases: list[Tensor | None] = [None] * len(operations)
         self.calls, self.sample_call = 0, None
         self.parameters: SiteParameters | None = None
+        self.turn, self.unrotated, self.placement = Chain(), "", ""
+        self.rotation: Hadamard | None = None
+        self.norm: Tensor | None = None
+        self.output_rotations: dict[int, Hadamard] = {}
         self.forget_activations()
         self._place: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._quantized: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def adopt(self, weight: Tensor, index: int) -> None:
         """``weight`` is the parameter of operation ``index``."""
+        if not self._place:
+            columns = self.operations[index].layout.to_matrix(weight).shape[-1]
+            rotation, self.unrotated = self.recipe.rotation(self.record.key, columns)
+            self.rotate(rotation, None, columns)
         self._place[weight] = index
+
+    def rotate(self, rotation: Hadamard | None, norm: Tensor | None, columns: int) -> None:
+        """Put (X / g) R in front of the shift and scale, for rows of ``columns`` elements; before anything is seen.
+
+        Args:
+            norm: g, [K], without zeros.
+        """
+        assert self.calls == 0
+        self.rotation, self.norm, self.turn = rotation, norm, rotated(norm, rotation, columns)
+        self.forget_activations()
 
     def weights(self) -> list[Tensor]:
         """The parameters of the operations, in order. Raises PlanMismatchError if the model dropped one of them."""
@@ -89,6 +114,8 @@ class SiteState:
         mask = rows_mask(padding, x.shape)
         self.channels(x, mask)
         self.rows(x, mask)
+        if self.turned is not None:
+            self.turned(self.turn.activation(x.detach().float()), mask)
 
     def observe_region(self, region: Region, x: Tensor, values: dict[Any, Any], padding: Tensor | None,
                        call: Any = None) -> None:
@@ -112,14 +139,20 @@ class SiteState:
         if made is None or made[0] != version:
             operation = self.operations[self._place[weight]]
             with torch.inference_mode(False):
-                made = version, quantize_weight(weight, operation.layout, operation.key, self.parameters)
+                parameters = replace(self.parameters, output_rotation=self.output_rotations.get(self._place[weight]))
+                made = version, quantize_weight(weight, operation.layout, operation.key, parameters)
             self._quantized[weight] = made
         return made[1]
 
     def forget_activations(self) -> None:
         """Start the statistics of the activation again; what the region's sample holds beside it stays."""
         self.channels = ChannelMinMaxObserver(site=self.record.key)
+        self.turned = ChannelMinMaxObserver(site=self.record.key) if self.turn.parts else None
         self.rows = RowReservoir(site=self.record.key, capacity=self.recipe.sample_rows)
+
+    def observers(self) -> list[TensorObserver]:
+        """All that hold statistics, for calibration over several ranks."""
+        return [o for o in (self.channels, self.turned, self.rows) if o is not None]
 
     def restart(self) -> None:
         """Calibrate from the beginning: what was seen so far gives no solution."""

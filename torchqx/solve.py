@@ -9,10 +9,10 @@ from torchqx.errors import ConfigError, EquivalenceError, UnsupportedError
 from torchqx.fx_passes.prove import prove_linear
 from torchqx.observers import HistogramObserver, MeanMinMaxObserver, PercentileObserver
 from torchqx.observers.solvers import LinearProblem, LinearSolution, Sample, measure
-from torchqx.plan import SiteRecord
 from torchqx.quantize_weight import SiteParameters
 from torchqx.quantizers import AffineQuantizer
 from torchqx.recipe import AffineRecipe
+from torchqx.site_problem import site_problem
 from torchqx.site_state import SiteState
 
 PROOF_ROWS = 32
@@ -49,8 +49,7 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
                                    remedy="quantize from float32, bfloat16 or float16.")
     matrices = [op.layout.to_matrix(w.detach()).float() for op, w in zip(state.operations, weights, strict=True)]
     _check_groups(record.key, recipe, matrices[0].shape[-1])
-    rows = state.rows.rows
-    attempts = _attempts(state, matrices, rows)
+    attempts = _attempts(state, site_problem(state, matrices))
     chosen = _choose(attempts, recipe)
     limit = recipe.error_limit * recipe.tolerance
     refusal = "" if chosen else f"above the error limit of {limit:.3g} with every quantizer"
@@ -58,10 +57,11 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
     if chosen is not None:
         found = chosen.solution
         parameters = SiteParameters(chosen.quantizer, recipe.weight_quantizer(), found.shift, found.scale,
-                                    found.act_low, found.act_high)
+                                    found.act_low, found.act_high, state.rotation, state.norm)
         try:
-            for operation, matrix in zip(state.operations, matrices, strict=True):
-                prove_linear(operation.key, rows[:PROOF_ROWS], matrix, parameters.transform)
+            for i, (operation, matrix) in enumerate(zip(state.operations, matrices, strict=True)):
+                prove_linear(operation.key, state.rows.rows[:PROOF_ROWS], matrix,
+                             parameters.transform(matrix.shape[-1]), state.output_rotations.get(i))
         except EquivalenceError as failure:
             parameters, refusal = None, str(failure)
     record.solver, record.loss_on = type(recipe.solver()).__name__, state.loss_on
@@ -69,8 +69,10 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
     record.macs = sum(m.shape[-1] * m.shape[-2] for m in matrices)
     record.bytes_before = record.bytes_after = sum(w.numel() * w.element_size() for w in weights)
     record.status, record.reason, state.parameters = "float", refusal, parameters
+    low, high = state.channels.channel_bounds()
+    record.outlier_ratio_before = outlier_ratio(low, high)
     if parameters is not None:
-        _fill(record, parameters, chosen, recipe)
+        _fill(state, parameters, chosen)
         record.expected_gain = FLOAT_TO_INT8_TIME[weights[0].dtype]
         record.bytes_after = sum(stored_bytes(m.shape, parameters.weight) for m in matrices)
     state.release()
@@ -90,15 +92,13 @@ def _check_groups(key: str, recipe: AffineRecipe, columns: int) -> None:
                               remedy="choose a divisor, or exclude the site.")
 
 
-def _attempts(state: SiteState, matrices: list[Tensor], rows: Tensor) -> list[Attempt]:
+def _attempts(state: SiteState, problem: LinearProblem) -> list[Attempt]:
     """The recipe's ladder, up to the first quantizer within the error budget."""
     recipe, solver = state.recipe, state.recipe.solver()
-    low, high = state.channels.channel_bounds()
-    biases = [None if b is None else b.float() for b in state.biases]
+    rows = state.turn.activation(state.rows.rows)
     attempts: list[Attempt] = []
     for quantizer in recipe.activation_ladder():
-        problem = LinearProblem(state.record.key, low, high, matrices, biases, state.samples or [Sample(rows)],
-                                quantizer, recipe.weight_quantizer())
+        problem = replace(problem, activation=quantizer)
         solution = solver.solve(problem)
         _set_range(solution, state, rows, quantizer)
         error = measure(replace(problem, samples=[Sample(rows)]), solution)
@@ -117,27 +117,44 @@ def _choose(attempts: list[Attempt], recipe: AffineRecipe) -> Attempt | None:
     return near if near.error <= recipe.error_limit * recipe.tolerance else None
 
 
-def _fill(record: SiteRecord, parameters: SiteParameters, chosen: Attempt, recipe: AffineRecipe) -> None:
+def outlier_ratio(low: Tensor, high: Tensor) -> float | None:
+    """The largest over the median of the channels' maxima; None where every channel is zero.
+
+    Args:
+        low, high: ranges per channel, [K]. Channels that are zero do not count.
+    """
+    peaks = torch.maximum(-low, high)
+    peaks = peaks[peaks > 0]
+    return float(peaks.amax() / peaks.median()) if len(peaks) else None
+
+
+def _fill(state: SiteState, parameters: SiteParameters, chosen: Attempt) -> None:
+    record, recipe, moved = state.record, state.recipe, chosen.solution.transform
     record.status, record.error, record.loss = "quantized", chosen.error, float(chosen.solution.loss)
-    record.transforms = parameters.transform.names
+    record.transforms = [*state.turn.names, *moved.names]
     if record.transforms:
-        record.placement = "online" if chosen.quantizer.dynamic else "in the quantizer"
+        online = chosen.quantizer.dynamic or state.turn.parts
+        record.placement = state.placement or ("online" if online else "in the quantizer")
+    low, high = (state.turned or state.channels).channel_bounds()
+    record.outlier_ratio_after = outlier_ratio(moved.activation(low), moved.activation(high))
     record.activation, record.weight = describe(chosen.quantizer), describe(parameters.weight)
     first = next(iter(record.errors))
     if record.errors[first] > recipe.error_budget * recipe.tolerance and recipe.activation == "auto":
         record.reason = f"{first}: {record.errors[first]:.3g} is over the error budget" + (
             "" if record.activation != first else ", as is every other quantizer")
+    record.reason = "; ".join(filter(None, (record.reason, state.unrotated)))
 
 
 def describe(q: AffineQuantizer) -> str:
     """A quantizer in the report's words: "u8 affine per tensor, static"."""
     size = "" if q.group_size is None else f" of {q.group_size}"
     kind = f"{'s' if q.signed else 'u'}{q.bits} {'symmetric' if q.symmetric else 'affine'}"
-    return f"{kind} per {q.granularity}{size}" + ("" if q.signed else ", dynamic" if q.dynamic else ", static")
+    return f"{kind} per {q.granularity}{size}" + ("" if q.signed else ", dynamic" if q.dynamic else ", static") + (
+        "" if q.clip_ratio == 1 else f", clipped to {q.clip_ratio:g} of the range")
 
 
 def _set_range(solution: LinearSolution, state: SiteState, rows: Tensor, quantizer: AffineQuantizer) -> None:
-    """Replace the min-max range of a static quantizer by the recipe's statistic of the transformed rows."""
+    """Replace the min-max range of a static quantizer by the recipe's statistic of the (rotated) rows, transformed."""
     if quantizer.dynamic or state.recipe.statistics == "minmax":
         return
     transformed = solution.transform.activation(rows)

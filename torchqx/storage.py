@@ -21,7 +21,8 @@ from torchqx.gradients import refuse_gradients
 from torchqx.inductor_kernels.int8_linear.pack import unpack_int8_weight
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
-from torchqx.transforms import ShiftScale
+from torchqx.rotations import Hadamard
+from torchqx.transforms import Chain, OutputRotation, ShiftScale, rotated
 
 
 def encode_quantizer(quantizer: AffineQuantizer) -> str:
@@ -37,6 +38,23 @@ def decode_quantizer(text: str) -> AffineQuantizer:
         raise CheckpointError("not a quantizer", where=text[:60], remedy="save the checkpoint again.") from error
 
 
+def encode_rotation(rotation: Hadamard | None) -> str:
+    """A rotation as JSON text; empty for none."""
+    return "" if rotation is None else json.dumps(rotation.to_json(), separators=(",", ":"))
+
+
+def decode_rotation(text: str) -> Hadamard | None:
+    """The inverse of :func:`encode_rotation`. Raises CheckpointError for text that is not one."""
+    try:
+        return Hadamard(**json.loads(text)) if text else None
+    except (TypeError, ValueError) as error:
+        raise CheckpointError("not a rotation", where=str(text)[:60], remedy="save the checkpoint again.") from error
+
+
+CHANGES = [0]
+"""How often a storage tensor got new content, all of them together: while it stands, each holds what it held."""
+
+
 class QuantizedWeight(TorchAOBaseTensor):
     """A quantized parameter. Its shape and dtype are the float parameter's.
 
@@ -47,7 +65,7 @@ class QuantizedWeight(TorchAOBaseTensor):
     | qdata | codes | int8 codes of the transformed weight's matrix, [N, K] or [E, N, K], or packed for the CPU |
     | scale | | float32 [N], [N, K/g], with a leading E for experts; [1] per tensor |
     | zero_point | | int32, as scale; only for asymmetric weights |
-    | act_pre_scale | smooth | 1/s, float32 [K] |
+    | act_pre_scale | smooth, norm | 1/s, float32 [K]; or 1/s and a norm's weight g that was taken out, [2, K] |
     | scale_and_zero | shift, shift_bias | z, float32 [K], then W z, float32 [N] (E·N for experts) |
     | per_tensor_scale | act_scale, act_zero_point | static activation scale and zero point, float32 [2] |
 
@@ -56,12 +74,15 @@ class QuantizedWeight(TorchAOBaseTensor):
         matrix_layout: a :class:`WeightLayout` value.
         full_shape: the parameter's shape.
         plan: JSON list of site records that travel with this weight.
+        rotation, output_rotation: of the activation and of the result, as JSON text, or empty.
     """
 
     tensor_data_names = ["qdata", "scale"]  # noqa: RUF012
     tensor_attribute_names = ["full_shape", "dtype", "matrix_layout", "weight_quantizer",  # noqa: RUF012
                               "activation_quantizer", "plan"]
     optional_tensor_data_names = ["zero_point", "act_pre_scale", "scale_and_zero", "per_tensor_scale"]  # noqa: RUF012
+    optional_tensor_attribute_names = ["rotation", "output_rotation"]  # noqa: RUF012
+    rotation = output_rotation = ""  # for what was pickled before there were rotations
 
     def __new__(cls, qdata: Tensor, scale: Tensor, full_shape: list[int], dtype: torch.dtype, *rest: Any,
                 **named: Any) -> Self:
@@ -71,13 +92,15 @@ class QuantizedWeight(TorchAOBaseTensor):
     def __init__(self, qdata: Tensor, scale: Tensor, full_shape: list[int], dtype: torch.dtype, matrix_layout: str,
                  weight_quantizer: str, activation_quantizer: str, plan: str = "[]",
                  zero_point: Tensor | None = None, act_pre_scale: Tensor | None = None,
-                 scale_and_zero: Tensor | None = None, per_tensor_scale: Tensor | None = None) -> None:
+                 scale_and_zero: Tensor | None = None, per_tensor_scale: Tensor | None = None,
+                 rotation: str = "", output_rotation: str = "") -> None:
         super().__init__()
         self.qdata = qdata
         self.scale, self.full_shape, self.matrix_layout = scale, list(full_shape), matrix_layout
         self.weight_quantizer, self.activation_quantizer, self.plan = weight_quantizer, activation_quantizer, plan
         self.zero_point, self.act_pre_scale = zero_point, act_pre_scale
         self.scale_and_zero, self.per_tensor_scale = scale_and_zero, per_tensor_scale
+        self.rotation, self.output_rotation = rotation, output_rotation
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Integers have no gradient, so this stays False (loaders switch it on for all that is floating point)."""
@@ -92,8 +115,15 @@ class QuantizedWeight(TorchAOBaseTensor):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name in COMPONENTS:
-            self.__dict__.pop("_flat", None)
-            self.__dict__.pop("_identity", None)
+            self.renew()
+        elif name == "__dict__":  # torch swaps two tensors
+            CHANGES[0] += 1
+
+    def renew(self) -> None:
+        """Take the content for another than before."""
+        self.__dict__.pop("_flat", None)
+        self.__dict__.pop("_identity", None)
+        CHANGES[0] += 1
 
     @property
     def identity(self) -> Tensor:
@@ -130,6 +160,16 @@ class QuantizedWeight(TorchAOBaseTensor):
     def activation_spec(self) -> AffineQuantizer:
         return decode_quantizer(self.activation_quantizer)
 
+    @cached_property
+    def hadamard(self) -> Hadamard | None:
+        """R of the activation."""
+        return decode_rotation(self.rotation)
+
+    @cached_property
+    def output_hadamard(self) -> Hadamard | None:
+        """The rotation in which the matmul leaves its result, to be turned back."""
+        return decode_rotation(self.output_rotation)
+
     @property
     def packed(self) -> bool:
         """Whether ``qdata`` holds the codes in the CPU kernel's order, as it does for what that kernel can multiply."""
@@ -151,7 +191,14 @@ class QuantizedWeight(TorchAOBaseTensor):
 
     @property
     def smooth(self) -> Tensor | None:
-        return self.act_pre_scale
+        """1/s, float32 [K]."""
+        pair = self.act_pre_scale
+        return pair if pair is None or pair.dim() == 1 else pair[0]
+
+    @property
+    def norm(self) -> Tensor | None:
+        """g, float32 [K]."""
+        return None if self.act_pre_scale is None or self.act_pre_scale.dim() == 1 else self.act_pre_scale[1]
 
     @property
     def shift(self) -> Tensor | None:
@@ -159,7 +206,7 @@ class QuantizedWeight(TorchAOBaseTensor):
 
     @property
     def shift_bias(self) -> Tensor | None:
-        """W z, float32 [N] or [E, N]."""
+        """W z, float32 [N] or [E, N], rotated as the results are."""
         if self.scale_and_zero is None:
             return None
         return self.scale_and_zero[self.matrix_shape[-1]:].reshape(self.matrix_shape[:-1])
@@ -173,19 +220,20 @@ class QuantizedWeight(TorchAOBaseTensor):
         return None if self.per_tensor_scale is None else self.per_tensor_scale[1].to(torch.int32)
 
     @property
-    def transform(self) -> ShiftScale:
+    def transform(self) -> Chain:
         """The site's transform; the identity where it has none."""
-        return ShiftScale(self.shift, None if self.smooth is None else 1.0 / self.smooth)
+        moved = ShiftScale(self.shift, None if self.smooth is None else 1.0 / self.smooth)
+        return Chain((*rotated(self.norm, self.hadamard, self.matrix_shape[-1]).parts, moved))
 
     def transformed_matrix(self) -> Tensor:
-        """The weight that the transformed activation meets, float32 [N, K] or [E, N, K]."""
+        """The weight that the transformed activation meets, float32 [N, K] or [E, N, K]; rows may be rotated."""
         return dequantize_matrix(self.codes, self.scale, self.zero_point, self.weight_spec)
 
     def dequantize(self, output_dtype: torch.dtype | None = None) -> Tensor:
         """The float weight, in the parameter's shape: the transform is undone."""
-        matrix = self.transformed_matrix()
-        if self.smooth is not None:
-            matrix = matrix * self.smooth
+        matrix = self.transform.original(self.transformed_matrix())
+        if self.output_hadamard is not None:
+            matrix = OutputRotation(self.output_hadamard).original(matrix)
         return WeightLayout(self.matrix_layout).from_matrix(matrix, self.shape).to(output_dtype or self.dtype)
 
     def fake_quantized(self, x: Tensor) -> Tensor:
@@ -205,11 +253,9 @@ class QuantizedWeight(TorchAOBaseTensor):
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         with torch.no_grad(), torch.autocast(device, enabled=False):
-            y = F.linear(self.fake_quantized(x), self.transformed_matrix())
-            for extra in (self.shift_bias, bias):
-                if extra is not None:
-                    y = y + extra.float()
-            y = y.to(dtype)
+            y = F.linear(self.fake_quantized(x), self.transformed_matrix(), self.shift_bias)
+            y = self._turned_back(y)
+            y = (y if bias is None else y + bias.float()).to(dtype)
         return refuse_gradients((x, bias), y) if torch.is_grad_enabled() else y
 
     def matmul_experts(self, x: Tensor, offsets: Tensor) -> Tensor:
@@ -223,11 +269,14 @@ class QuantizedWeight(TorchAOBaseTensor):
         for e, end in enumerate(offsets.tolist()):
             y[start:end] = F.linear(rows[start:end], weight[e], None if shifted is None else shifted[e])
             start = end
-        return y.to(x.dtype)
+        return self._turned_back(y).to(x.dtype)
+
+    def _turned_back(self, y: Tensor) -> Tensor:
+        return y if self.output_hadamard is None else OutputRotation(self.output_hadamard).result(y)
 
 
 COMPONENTS = frozenset([*QuantizedWeight.tensor_data_names, *QuantizedWeight.optional_tensor_data_names,
-                        *QuantizedWeight.tensor_attribute_names])
+                        *QuantizedWeight.tensor_attribute_names, *QuantizedWeight.optional_tensor_attribute_names])
 
 
 def dequantize_matrix(qdata: Tensor, scale: Tensor, zero_point: Tensor | None, spec: AffineQuantizer) -> Tensor:

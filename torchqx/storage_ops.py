@@ -75,9 +75,9 @@ def _copy(func: Callable, types: Any, args: tuple, kwargs: dict) -> QuantizedWei
     for name in (*QuantizedWeight.tensor_data_names, *QuantizedWeight.optional_tensor_data_names):
         value = getattr(source, name)
         setattr(target, name, None if value is None else value.detach().to(target.device, copy=True))
-    target.weight_quantizer, target.activation_quantizer = source.weight_quantizer, source.activation_quantizer
-    target.plan = source.plan
-    for name in ("weight_spec", "activation_spec"):
+    for name in ("weight_quantizer", "activation_quantizer", "rotation", "output_rotation", "plan"):
+        setattr(target, name, getattr(source, name))
+    for name in ("weight_spec", "activation_spec", "hadamard", "output_hadamard"):
         target.__dict__.pop(name, None)
     return target
 
@@ -90,7 +90,8 @@ def _to_copy(func: Callable, types: Any, args: tuple, kwargs: dict) -> Quantized
     tensors = {name: getattr(weight, name).to(device=device) for name in names}
     moved = QuantizedWeight.__tensor_unflatten__(tensors, attributes, weight.shape, weight.stride())
     if kwargs.get("dtype") not in (None, weight.dtype):
-        fields = {name: getattr(moved, name) for name in QuantizedWeight.tensor_attribute_names}
-        fields |= {name: getattr(moved, name) for name in QuantizedWeight.optional_tensor_data_names}
+        names = (*QuantizedWeight.tensor_attribute_names, *QuantizedWeight.optional_tensor_data_names,
+                 *QuantizedWeight.optional_tensor_attribute_names)
+        fields = {name: getattr(moved, name) for name in names}
         moved = QuantizedWeight(moved.qdata, moved.scale, **(fields | {"dtype": kwargs["dtype"]}))
     return return_and_correct_aliasing(func, args, kwargs, moved)

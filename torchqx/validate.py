@@ -36,8 +36,11 @@ def check(weight: QuantizedWeight) -> None:
     _present(weight.per_tensor_scale, "per_tensor_scale", not activation.dynamic)
     if weight.zero_point is not None:
         _check_tensor(weight.zero_point, "zero_point", torch.int32, scales, low=spec.qmin, high=spec.qmax)
+    _check_rotations(weight, rows[-1], columns)
     if weight.act_pre_scale is not None:
-        _check_tensor(weight.act_pre_scale, "act_pre_scale", torch.float32, (columns,), low=0.0, strictly=True)
+        pair = weight.act_pre_scale
+        _check_tensor(pair, "act_pre_scale", torch.float32, (2, columns) if pair.dim() == 2 else (columns,))
+        _check_tensor(weight.smooth, "act_pre_scale", torch.float32, (columns,), low=0.0, strictly=True)
     if weight.scale_and_zero is not None:
         shape = (columns + torch.Size(rows).numel(),)
         _check_tensor(weight.scale_and_zero, "scale_and_zero", torch.float32, shape)
@@ -75,6 +78,14 @@ def _check_quantizers(spec: AffineQuantizer, activation: AffineQuantizer, column
     if activation.signed or activation.granularity == "channel" or activation.dynamic == (
             activation.granularity == "tensor"):
         raise _damaged("activation_quantizer is none for activations")
+
+
+def _check_rotations(weight: QuantizedWeight, rows: int, columns: int) -> None:
+    for rotation, length in ((weight.hadamard, columns), (weight.output_hadamard, rows)):
+        if rotation is None:
+            continue
+        if type(rotation.block) is not int or type(rotation.seed) not in (int, type(None)) or length % rotation.block:
+            raise _damaged(f"{rotation} does not fit rows of {length}")
 
 
 def _present(tensor: Tensor | None, what: str, wanted: bool) -> None:

@@ -13,7 +13,8 @@ from tests.fx_passes.rewrite import STATIC, Code, quantized
 from torchqx import solve
 from torchqx.errors import EquivalenceError
 from torchqx.fx_passes.prove import prove_linear, relative_error
-from torchqx.transforms import ShiftScale
+from torchqx.rotations import Hadamard, choose
+from torchqx.transforms import Chain, Rotation, ShiftScale, rotated
 
 
 class WrongBias(ShiftScale):
@@ -45,6 +46,25 @@ def test_a_wrong_transform_is_refused(wrong: type) -> None:
     transform = wrong(torch.rand(16) + 0.5, torch.rand(16) + 0.5)
     with pytest.raises(EquivalenceError, match=r"block\.up: .*float64.*Remedy"):
         prove_linear("block.up", torch.randn(9, 16), torch.randn(5, 16), transform)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([(8, 100), (3, 12, 24)]), st.booleans())
+def test_rotations_hold(seed: int, shape: tuple[int, ...], shifted: bool) -> None:
+    random = torch.Generator().manual_seed(seed)
+    k = shape[-1]
+    norm, shift = torch.rand(k, generator=random) + 0.01, torch.randn(k, generator=random) if shifted else None
+    chain = Chain((*rotated(norm, choose(k, seed), k).parts, ShiftScale(shift)))
+    rows, weight = torch.randn(11, k, generator=random), torch.randn(shape, generator=random)
+    prove_linear("site", rows, weight, chain, Hadamard(4, seed))
+
+
+def test_a_wrong_rotation_is_refused() -> None:
+    class Stays(Rotation):
+        def weight(self, weight: Tensor) -> Tensor:
+            return weight
+
+    with pytest.raises(EquivalenceError):
+        prove_linear("site", torch.randn(9, 16), torch.randn(4, 16), Chain((Stays(Hadamard(16), 16),)), Hadamard(4))
 
 
 def test_nan_is_refused() -> None:

@@ -1,8 +1,10 @@
 """Every form of a weighted matmul, rewritten: what the graph computes, and what it is made of."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchqx
@@ -12,9 +14,11 @@ from tests.fx_passes.sites.small import Small
 from tests.fx_passes.sites.test_linears import SPELLINGS
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.derived import Derived
-from torchqx.fx_passes.lower import EXPERTS, PACKED
+from torchqx.fx_passes.lower import EXPERTS, HADAMARD, PACKED
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten, int8_linear_general_aten
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_group, quantize_per_token, quantize_static
+from torchqx.rotations import Hadamard
+from torchqx.site_state import SiteState
 
 MATMULS = (PACKED, EXPERTS, int8_linear_aten, int8_linear_general_aten)
 TOKEN = torchqx.MinMaxConfig(activation="token", quantize_head=True)
@@ -155,6 +159,16 @@ def test_one_weight_for_two_activations() -> None:
         assert relative(result(), model(x)) < 0.05
 
 
+@pytest.mark.parametrize("recipe", [STATIC, TOKEN], ids=["static", "token"])
+def test_a_matmul_right_behind_a_matmul(recipe) -> None:
+    x = torch.randn(5, 32)
+    model = quantized(Code(lambda x, a, b: b(a(x)), nn.Linear(32, 32), nn.Linear(32, 32)), recipe, x * 2)
+    result = rewrite(model, x)
+    assert len(matmuls(result)) == 2
+    with torch.no_grad():
+        assert relative(result(), model(x)) < 1e-3
+
+
 def test_the_original_graph_stays() -> None:
     x = torch.randn(5, 32)
     model = quantized(Code(lambda x, layer: layer(x), nn.Linear(32, 32)), STATIC, x)
@@ -169,3 +183,82 @@ def test_derived_inputs_name_what_they_come_from() -> None:
     weights = tuple(op.weight for op in sites.linears[0].ops)
     item = Derived(d.bias, weights, (None, sites.linears[0].x, None))
     assert item.sources == [*weights, sites.linears[0].x]
+
+
+def turned(model: nn.Module, recipe, x: Tensor, norm: Tensor | None = None, outputs: dict | None = None) -> nn.Module:
+    """``model`` quantized with a norm's weight taken out and results rotated, where something asks for it."""
+    adopt = SiteState.adopt
+
+    def settle(state: SiteState, weight: Tensor, index: int) -> None:
+        adopt(state, weight, index)
+        state.rotate(state.rotation, norm, x.shape[-1])
+        state.output_rotations = outputs or {}
+
+    with patch.object(SiteState, "adopt", settle):
+        return quantized(model, recipe, x)
+
+
+ROTATIONS = {"token": torchqx.HadamardConfig(quantize_head=True, fold=False), "static": torchqx.HadamardConfig(
+    quantize_head=True, activation="static", seed=None, shift_scale="osplus", loss="linear", fold=False)}
+
+
+@pytest.mark.parametrize("arm", ROTATIONS)
+def test_rotated_consumers_share_one_rotation(arm: str) -> None:
+    x = torch.randn(2, 9, 32)
+    layers = nn.Linear(32, 32), nn.Linear(32, 32, bias=False), nn.Linear(32, 32)
+    model = turned(Code(attention, *layers), ROTATIONS[arm], x * 2, outputs={2: Hadamard(16, 1), 0: Hadamard(32)})
+    result, fused = rewrite(model, x), rewrite(model, x, fuse=True)
+    assert [n.args[2:] for n in result.calls(HADAMARD)] == [(32, False), (32, True), (16, True)]
+    assert len(matmuls(result)) == 1, "rotating some results keeps no matmuls apart"
+    assert [n.args[2:] for n in fused.calls(HADAMARD)] == [(32, True), (16, True)]
+    with torch.no_grad():
+        expected = model(x)
+    assert relative(result(), expected) < 1e-3
+    assert relative(fused(), expected) < 1e-3
+
+
+def test_equal_rotations_read_one_tensor_of_signs() -> None:
+    """Which is how a later pass knows that they are equal."""
+    x = torch.randn(5, 32)
+    layers = [nn.Linear(32, 32) for _ in range(3)]
+    code = Code(lambda x, a, b, c: c(b(a(x)).relu()), *layers)
+    model = turned(code, ROTATIONS["token"], x, outputs={0: Hadamard(32, 0)})
+    nodes = rewrite(model, x).calls(HADAMARD)
+    assert len(nodes) == 6
+    assert len({n.args[1] for n in nodes}) == 1
+
+
+@pytest.mark.parametrize("spelling", ["linear", "addmm", "left", "patches", "experts"])
+def test_rotated_in_every_form(spelling: str) -> None:
+    code, shape, weight, *_ = SPELLINGS[spelling]
+    torch.manual_seed(1)
+    model, x = Small(code, [weight]), torch.randn(shape)
+    with torch.no_grad():
+        expected = model(x)
+    with patch("torchqx.hadamard.SMALLEST_BLOCK", 1):
+        model = quantized(model, ROTATIONS["token"], x)
+    result = rewrite(model, x)
+    assert len(result.calls(HADAMARD)) == 1
+    assert relative(result(), expected) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norms_weight_taken_out(dtype: torch.dtype) -> None:
+    x, g = torch.randn(5, 32), torch.rand(32) * 9 - 10
+    model = Code(lambda x, layer, other: layer(x).relu() + other(x), nn.Linear(32, 32), nn.Linear(32, 32)).to(dtype)
+    with torch.no_grad():
+        expected = model((x * g).to(dtype))
+    model = turned(model, ROTATIONS["token"], (x * g).to(dtype), norm=g, outputs={1: Hadamard(16)})
+    result = rewrite(model, (x * g).to(dtype))
+    (division,) = result.calls(torch.div)
+    assert [n.target for n in division.users] == [HADAMARD]
+    assert result().dtype == dtype
+    assert relative(result(), expected) < 0.03
+
+
+def test_a_computed_bias_is_added_to_the_turned_result() -> None:
+    x = torch.randn(5, 32)
+    code = Code(lambda x, layer: F.linear(x, layer.weight, layer.bias * x.mean()), nn.Linear(32, 16))
+    model = turned(code, ROTATIONS["token"], x * 2, outputs={0: Hadamard(16, 2)})
+    with torch.no_grad():
+        assert relative(rewrite(model, x)(), model(x)) < 1e-3

@@ -211,7 +211,7 @@ def test_bad_data_is_one_line(bert: Path, vit: Path, text: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("options", "error", "words"), [
-    (["--recipe", "magic"], "ConfigError", ["osplus", "minmax"]),
+    (["--recipe", "magic"], "ConfigError", ["osplus", "minmax", "hadamard"]),
     (["--set", "colour=red"], "ConfigError", ["colour", "grid_steps", "weight_bits"]),
     (["--set", "weight_bits=9"], "ConfigError", ["9 bits"]),
     (["--set", "weight_bits=many"], "ConfigError", ["many"]),

@@ -9,7 +9,7 @@ from torchao.quantization import FqnToConfig, quantize_
 
 import torchqx
 from tests.torchqx.settings import CALIBRATION, MODELS, batch, lowered, relative, result
-from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig, QuantizedWeight
+from torchqx import HadamardConfig, MinMaxConfig, OutlierSuppressionPlusConfig, QuantizedWeight
 
 
 def stepwise(model: nn.Module, make, batches, call) -> nn.Module:
@@ -58,6 +58,18 @@ def test_a_linear_alone_finds_what_the_graph_finds() -> None:
     one, two = hooked[0].weight, traced[0].weight
     for name in ("qdata", "scale", "act_pre_scale", "scale_and_zero", "per_tensor_scale"):
         torch.testing.assert_close(getattr(one, name), getattr(two, name))
+
+
+def test_a_rotated_linear() -> None:
+    x = torch.randn(50, 48)
+    linear = stepwise(nn.Sequential(nn.Linear(48, 7)), lambda step: HadamardConfig(step=step, shift_scale="osplus"),
+                      [x], lambda m, inputs: m(inputs))
+    (site,) = torchqx.explain(linear).sites
+    assert site.transforms[0] == "hadamard 48 (seed 0)"
+    assert linear[0].weight.hadamard.block == 48
+    with torch.no_grad():
+        exact = nn.functional.linear(x, linear[0].weight.dequantize(), linear[0].bias)
+        assert relative(linear(x), exact) < 0.02
 
 
 def test_some_linears_by_name() -> None:

@@ -1,5 +1,7 @@
 """A float parameter and a site's solution -> the storage tensor that computes the same, up to rounding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from torchqx.errors import NonFiniteError
 from torchqx.layouts import WeightLayout
 from torchqx.quantize_weight import SiteParameters, quantize_weight
 from torchqx.quantizers import AffineQuantizer
+from torchqx.rotations import Hadamard
 
 SHAPES = {WeightLayout.OUT_IN: (5, 24), WeightLayout.IN_OUT: (24, 5), WeightLayout.CONV: (5, 6, 2, 2),
           WeightLayout.EXPERTS_OUT_IN: (3, 5, 24), WeightLayout.EXPERTS_IN_OUT: (3, 24, 5)}
@@ -39,7 +42,9 @@ def test_dequantized_is_the_parameter_up_to_half_a_step(layout: WeightLayout, we
 
 def undone(rows: Tensor, site: SiteParameters) -> Tensor:
     """The activation whose transform is ``rows``."""
-    return rows * (1.0 if site.scale is None else site.scale) + (0.0 if site.shift is None else site.shift)
+    rows = rows * (1.0 if site.scale is None else site.scale) + (0.0 if site.shift is None else site.shift)
+    rows = rows if site.rotation is None else site.rotation.apply_transpose(rows)
+    return rows if site.norm is None else rows * site.norm
 
 
 @given(st.integers(0, 2**31), st.booleans())
@@ -52,6 +57,34 @@ def test_shifted_and_scaled_rows_give_the_float_result(seed: int, shift: bool) -
     rows = undone(rows, site)
     exact = rows @ parameter.T
     assert float((stored.matmul_rows(rows, None) - exact).norm() / exact.norm()) < 0.03
+
+
+TURNS = [{"rotation": Hadamard(8, 3)}, {"norm": torch.arange(1.0, 25.0) - 30}, {"output_rotation": Hadamard(4, 1)},
+         {"rotation": Hadamard(24), "norm": torch.arange(1.0, 25.0), "output_rotation": Hadamard(4)}]
+
+
+@pytest.mark.parametrize("turns", TURNS, ids=lambda t: " and ".join(t))
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("layout", WeightLayout)
+def test_turned_weights(layout: WeightLayout, turns: dict, plain: bool) -> None:
+    shape = tuple(8 if n == 5 else n for n in SHAPES[layout])
+    parameter = torch.randn(shape)
+    site = replace(parameters(WEIGHTS[1], not plain), **turns)
+    site = replace(site, scale=None) if plain else site
+    stored = quantize_weight(parameter, layout, "site", site)
+    back = stored.dequantize()
+    assert back.shape == parameter.shape
+    step = (stored.transformed_matrix().amax() - stored.transformed_matrix().amin()) / 127
+    error = site.transform(24).weight(layout.to_matrix(back - parameter))
+    assert float(error.norm()) < float(step) * error.numel() ** 0.5
+    matrix = layout.to_matrix(parameter)
+    rows, bias = undone(torch.rand(11, 24) * 6 - 3, site), torch.randn(8)
+    if layout.stacked:
+        y, expected = stored.matmul_experts(rows, torch.tensor([4, 4, 11])), rows @ matrix[0].T
+        expected[4:] = rows[4:] @ matrix[2].T
+    else:
+        y, expected = stored.matmul_rows(rows, bias), rows @ matrix.T + bias
+    assert float((y - expected).norm() / expected.norm()) < 0.03
 
 
 def test_experts_take_their_rows() -> None:

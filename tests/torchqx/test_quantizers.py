@@ -1,5 +1,7 @@
 """Codes, scales and zero points of the affine quantizer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -26,6 +28,19 @@ def test_error_is_at_most_half_a_step(q: AffineQuantizer, of: tuple) -> None:
     error = q.grouped(q.fake_quantize(x) - x).abs()
     # An affine range is moved by up to half a step so that zero has a code of its own.
     assert bool((error <= scale * (0.5001 if q.symmetric else 1.0001)).all())
+
+
+@given(quantizers, data, st.floats(0.3, 1.0))
+def test_clipping_narrows_the_range(q: AffineQuantizer, of: tuple, ratio: float) -> None:
+    x = tensor(*of)
+    clipped = replace(q, clip_ratio=ratio)
+    whole, _ = q.parameters(*q.range_of(x))
+    scale, zero_point = clipped.parameters(*clipped.range_of(x))
+    torch.testing.assert_close(scale, (whole * ratio).clamp(min=1e-12))
+    covered = clipped.dequantize(clipped.quantize(x, scale, zero_point), scale, zero_point)
+    assert float(covered.abs().max()) <= float(x.abs().max()) * ratio + float(scale.max())
+    with pytest.raises(ConfigError, match="clip_ratio"):
+        replace(q, clip_ratio=ratio + 1)
 
 
 @given(quantizers, data)

@@ -5,14 +5,16 @@ from dataclasses import asdict
 import pytest
 from torchao.core.config import config_from_dict, config_to_dict
 
-from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig, SmoothQuantScalingConfig
+from torchqx import HadamardConfig, MinMaxConfig, OutlierSuppressionPlusConfig, SmoothQuantScalingConfig
 from torchqx.errors import ConfigError
 from torchqx.observers.solvers import MinMaxSolver, OutlierSuppressionPlusSolver, SmoothQuantSolver
 from torchqx.recipe import AffineRecipe, make_recipe
+from torchqx.rotations import Hadamard
 
 RECIPES = [OutlierSuppressionPlusConfig(shift=False, grid_steps=None, exclude=["a.*"]),
            SmoothQuantScalingConfig(alpha=None),
-           MinMaxConfig(weight_granularity="group", weight_group_size=32, activation="token")]
+           MinMaxConfig(weight_granularity="group", weight_group_size=32, activation="token"),
+           HadamardConfig(seed=None, where=["*.mlp*"], shift_scale="osplus", clip_ratio=0.9, fold=False)]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: type(r).__name__)
@@ -23,7 +25,7 @@ def test_as_data(recipe: AffineRecipe) -> None:
 
 def test_solvers() -> None:
     kinds = [type(r.solver()) for r in RECIPES]
-    assert kinds == [OutlierSuppressionPlusSolver, SmoothQuantSolver, MinMaxSolver]
+    assert kinds == [OutlierSuppressionPlusSolver, SmoothQuantSolver, MinMaxSolver, OutlierSuppressionPlusSolver]
     with pytest.raises(TypeError, match="abstract method solver"):
         AffineRecipe()
 
@@ -47,6 +49,11 @@ def test_patterns() -> None:
     chosen = ["layers.1.mlp:linear:0", "layers.1.mlp.down:linear:0", "head:linear:0"]
     assert all(map(recipe.selects, chosen))
     assert not any(map(recipe.selects, ["layers.0.mlp:linear:0", "layers.1.attention:linear:0", "the.head:linear:0"]))
+
+
+def test_only_recipes_that_rotate_have_rotations() -> None:
+    assert MinMaxConfig().rotation("site:linear:0", 64) == (None, "")
+    assert HadamardConfig().rotation("site:linear:0", 64) == (Hadamard(64, 0), "")
 
 
 def test_fingerprint() -> None:

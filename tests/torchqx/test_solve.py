@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig
+from torchqx import HadamardConfig, MinMaxConfig, OutlierSuppressionPlusConfig
 from torchqx.errors import ConfigError, NoCalibrationDataError, UnsupportedError
 from torchqx.fx_passes.sites import Form
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
 from torchqx.recipe import AffineRecipe
+from torchqx.rotations import Hadamard
 from torchqx.site_state import Operation, SiteState
-from torchqx.solve import describe, solve_site, stored_bytes
+from torchqx.solve import describe, outlier_ratio, solve_site, stored_bytes
 
 K = 32
 
@@ -110,8 +111,49 @@ def test_refusals_leave_the_state_as_it_was() -> None:
         assert made.parameters is None
 
 
+def test_outlier_ratio() -> None:
+    low, high = torch.tensor([-1.0, -30.0, 0.0, -3.0]), torch.tensor([2.0, 1.0, 0.0, 1.0])
+    assert outlier_ratio(low, high) == 10
+    assert outlier_ratio(torch.zeros(3), torch.zeros(3)) is None
+
+
+def test_a_rotated_site() -> None:
+    """Its range is that of the rotated rows, all that were seen of them."""
+    x = torch.randn(2000, K)
+    made, weights = state(HadamardConfig(activation="static", shift_scale="osplus"), x[:1000], (24, K), (8, K))
+    assert made.observers() == [made.channels, made.turned, made.rows]
+    made.output_rotations = {1: Hadamard(8, 1)}
+    made.observe(x[1000:], None)
+    solve_site(made, weights)
+    found = made.parameters
+    turned = found.transform(K).activation(x)
+    torch.testing.assert_close(torch.stack(turned.aminmax()), torch.stack([found.act_low, found.act_high]))
+    assert made.record.transforms[0] == "hadamard 32 (seed 0)"
+    assert made.record.placement == "online"
+    plain, rotated = (made.quantized(w) for w in weights)
+    assert (plain.output_hadamard, rotated.output_hadamard) == (None, Hadamard(8, 1))
+    for weight, stored in zip(weights, (plain, rotated), strict=True):
+        exact = x @ weight.detach().T
+        assert float((stored.matmul_rows(x, None) - exact).norm() / exact.norm()) < 0.03
+
+
+def test_a_rotation_is_settled_before_anything_is_seen() -> None:
+    made, _ = state(HadamardConfig(), torch.randn(9, K))
+    made.calls = 1
+    with pytest.raises(AssertionError):
+        made.rotate(None, None, K)
+
+
+def test_why_a_site_is_not_rotated() -> None:
+    made, weights = state(HadamardConfig(), torch.randn(99, 30), (24, 30))
+    solve_site(made, weights)
+    assert made.record.transforms == []
+    assert made.record.reason == "not rotated: rows of 30 split into no Hadamard block of 16 or more"
+
+
 @pytest.mark.parametrize(("quantizer", "text"), [
     (AffineQuantizer(), "u8 affine per tensor, static"),
+    (AffineQuantizer(clip_ratio=0.9), "u8 affine per tensor, static, clipped to 0.9 of the range"),
     (AffineQuantizer(4, True, "group", 16, True), "u4 symmetric per group of 16, dynamic"),
     (AffineQuantizer(8, True, "channel", signed=True), "s8 symmetric per channel"),
 ])

@@ -7,10 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchqx.errors import AlreadyQuantizedError, CheckpointError, ShapeError
+from torchqx.fx_passes.derived import norm, output_signs, signs
 from torchqx.layouts import WeightLayout
 from torchqx.quantize_weight import SiteParameters, quantize_weight
 from torchqx.quantizers import AffineQuantizer
-from torchqx.storage import QuantizedWeight, decode_quantizer, encode_quantizer
+from torchqx.registries import rebuild_quantized_weight
+from torchqx.rotations import Hadamard
+from torchqx.storage import QuantizedWeight, decode_quantizer, decode_rotation, encode_quantizer, encode_rotation
 
 COLUMNS, ROWS = 100, 63
 
@@ -107,6 +110,74 @@ def test_pickled_after_use(tmp_path: Path) -> None:
     expected = F.linear(x, weight)
     torch.save(weight, tmp_path / "w.pt")
     assert torch.equal(F.linear(x, torch.load(tmp_path / "w.pt", weights_only=True)), expected)
+
+
+def turned() -> QuantizedWeight:
+    token = AffineQuantizer(granularity="token", dynamic=True)
+    site = SiteParameters(token, AffineQuantizer(8, True, "channel", signed=True), torch.randn(COLUMNS),
+                          torch.rand(COLUMNS) + 0.5, rotation=Hadamard(20, 4), norm=torch.rand(COLUMNS) + 0.5,
+                          output_rotation=Hadamard(1, 2))
+    return quantize_weight(matrix(), WeightLayout.OUT_IN, "site", site)
+
+
+def test_rotations_go_along(tmp_path: Path) -> None:
+    weight = turned()
+    x = torch.randn(4, COLUMNS)
+    expected = F.linear(x, weight)
+    close(expected, x @ matrix().T)
+    torch.save(weight, tmp_path / "w.pt")
+    target = made()
+    F.linear(x, target)  # it has decoded what it was
+    with torch.no_grad():
+        target.copy_(weight)
+    for other in (torch.load(tmp_path / "w.pt", weights_only=True), copy.deepcopy(weight), weight.clone(), target):
+        assert torch.equal(F.linear(x, other), expected)
+        assert torch.equal(other.norm, weight.norm)
+    half = weight.to(torch.bfloat16)
+    assert (half.hadamard, half.output_hadamard) == (Hadamard(20, 4), Hadamard(1, 2))
+
+
+def test_pickled_before_there_were_rotations() -> None:
+    """Neither the attributes nor their names were there."""
+    weight = made()
+    x = torch.randn(4, COLUMNS)
+    expected = F.linear(x, weight)
+    for name in ("rotation", "output_rotation"):
+        del weight.__dict__[name]
+    weight.__dict__.pop("_flat", None)
+    assert torch.equal(F.linear(x, weight), expected)
+    assert torch.equal(F.linear(x, copy.deepcopy(weight)), expected)
+
+
+def test_written_before_there_were_rotations() -> None:
+    """What torchao's reader hands over for a file of that time."""
+    weight = made(static=True)
+    names, attributes = weight.__tensor_flatten__()
+    old = {k: v for k, v in attributes.items() if "rotation" not in k}
+    old |= {k: v.replace(',"clip_ratio":1.0', "") for k, v in old.items() if k.endswith("quantizer")}
+    assert "clip" not in str(old)
+    loaded = rebuild_quantized_weight(**old, **{name: getattr(weight, name) for name in names})
+    x = torch.randn(4, COLUMNS)
+    assert torch.equal(F.linear(x, loaded), F.linear(x, weight))
+    assert loaded.activation_spec == weight.activation_spec
+
+
+def test_signs_of_a_graph_are_ordinary_tensors() -> None:
+    """Also where eager mode made them first, in inference mode."""
+    weight = turned()
+    with torch.inference_mode():
+        F.linear(torch.randn(4, COLUMNS), weight)
+    made_of = [signs([weight], []), output_signs([weight], []), norm([weight], [])]
+    assert not any(t.is_inference() for t in made_of)
+    assert [t.shape[0] for t in made_of] == [COLUMNS, ROWS, COLUMNS]
+
+
+def test_rotations_as_text() -> None:
+    for rotation in (None, Hadamard(12), Hadamard(576, 3)):
+        assert decode_rotation(encode_rotation(rotation)) == rotation
+    for text in ("x", "[]", '{"block":3}', '{"block":"8"}', '{"colour":1}', "3"):
+        with pytest.raises(CheckpointError, match="not a rotation"):
+            decode_rotation(text)
 
 
 def test_unpickling_damaged_components(tmp_path: Path) -> None:

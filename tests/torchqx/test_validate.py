@@ -53,6 +53,9 @@ def test_what_quantizing_makes_is_accepted(layout: WeightLayout, bits: int, symm
     ("weight_quantizer", encode_quantizer(AffineQuantizer())),
     ("weight_quantizer", encode_quantizer(AffineQuantizer(signed=True, granularity="group", group_size=5))),
     ("activation_quantizer", encode_quantizer(AffineQuantizer(dynamic=True))),
+    ("act_pre_scale", torch.ones(3, 12)), ("act_pre_scale", torch.full((2, 12), float("inf"))),
+    ("rotation", '{"block":8}'), ("rotation", '{"block":4,"seed":0.5}'), ("rotation", "x"),
+    ("output_rotation", '{"block":4}'), ("output_rotation", '{"block":true}'),
     ("activation_quantizer", '{"bits":8.0}'), ("activation_quantizer", "null"), ("activation_quantizer", "{"),
 ])
 def test_a_bent_component_is_refused(component: str, value: Tensor | str | None) -> None:
@@ -60,6 +63,13 @@ def test_a_bent_component_is_refused(component: str, value: Tensor | str | None)
     setattr(weight, component, value)
     with pytest.raises(CheckpointError):
         check(weight)
+
+
+def test_rotations_that_fit() -> None:
+    weight = made()
+    weight.rotation, weight.output_rotation = '{"block":12,"seed":3}', '{"block":1}'
+    weight.act_pre_scale = torch.stack([torch.ones(12), -torch.ones(12)])
+    check(weight)
 
 
 def test_a_component_that_its_quantizer_has_no_use_for() -> None:

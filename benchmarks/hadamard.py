@@ -1,0 +1,107 @@
+"""The Hadamard kernels beside a copy, the dense matrix, and two butterflies in PyTorch, in turns, one thread.
+
+    python -m benchmarks.hadamard [--length 576 ...] [--dtype float32 ...] [--mib 48]
+
+Nanoseconds per element; the last columns are times ours. Every arm makes its own output, a copy too, in memory that is
+already mapped: pages new to the process would cost each arm more than the work does. Time is what the thread ran for,
+so that others on the same core count less; each arm's best turn.
+"""
+
+import contextlib
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+from torchao.prototype.spinquant.hadamard_utils import get_hadK, matmul_hadU
+
+from benchmarks.records import report
+from torchqx.inductor_kernels.hadamard import load
+from torchqx.rotations import Hadamard, choose
+
+LENGTHS = [576, 768, 1536, 2048, 3072, 4096, 5120, 6912, 8960, 11008, 14336]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BESIDE = ("static", "token", "dense", "butterfly", "torchao")
+HEADER = ("length", "dtype", "base", "copy ns", "ours ns", "x copy", *BESIDE)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def butterfly(x: Tensor, rotation: Hadamard, base: Tensor) -> Tensor:
+    """Plain PyTorch: one stack of sums and differences per power of two, then the base."""
+    power = rotation.block // len(base)
+    y, width = x.reshape(-1, len(base), power), 1
+    while width < power:
+        pairs = y.reshape(len(y), len(base), -1, 2, width)
+        y = torch.cat((pairs[..., :1, :] + pairs[..., 1:, :], pairs[..., :1, :] - pairs[..., 1:, :]), -2)
+        width *= 2
+    y = y.reshape(len(x), len(base), power)
+    return (base.T @ y).reshape(x.shape) * rotation.block**-0.5
+
+
+def arms(x: Tensor, few: Tensor, rotation: Hadamard, base: Tensor) -> dict[str, tuple[Callable[[], object], int]]:
+    """Name -> call and the elements it works on: all of ``x``, or for the slow arms ``few`` of its rows."""
+    k, block, signs = x.shape[-1], rotation.block, rotation.signs(x.shape[-1])
+    mul, add = torch.full((k,), 30.0), torch.full((k,), 128.0)
+    dense, ops = rotation.matrix(k, torch.float32).to(x.dtype), torch.ops.torchqx
+    calls: dict[str, tuple[Callable[[], object], int]] = {
+        "copy": (lambda: x.clone(), x.numel()),
+        "ours": (lambda: ops.hadamard(x, signs, block, False), x.numel()),
+        "static": (lambda: ops.hadamard_quantize_static(x, signs, block, mul, add, 0, 255), x.numel()),
+        "token": (lambda: ops.hadamard_quantize_per_token(x, signs, block, None, None, 0, 255, False), x.numel()),
+        "dense": (lambda: few @ dense, few.numel()),
+        "butterfly": (lambda: butterfly(few, rotation, base), few.numel()),
+    }
+    with contextlib.suppress(AssertionError):  # torchao knows few lengths
+        factors = get_hadK(k)
+        calls["torchao"] = lambda: matmul_hadU(few, *factors), few.numel()
+    return calls
+
+
+def best_times(calls: dict[str, tuple[Callable[[], object], int]], rounds: int) -> dict[str, float]:
+    """Nanoseconds per element."""
+    best = dict.fromkeys(calls, float("inf"))
+    for turn in range(rounds + 1):
+        for name, (call, elements) in calls.items():
+            start = time.thread_time()
+            call()
+            if turn:  # the first one warms up
+                best[name] = min(best[name], (time.thread_time() - start) / elements * 1e9)
+    return best
+
+
+def main(
+    length: Annotated[list[int] | None, typer.Option(help="Elements of a row; default eleven real models'.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(DTYPES)}.")] = None,
+    mib: Annotated[int, typer.Option(help="Size of the tensor; more than the caches hold.")] = 48,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each arm.")] = 10,
+    record: Annotated[str, typer.Option(help="Name of the record.")] = "hadamard-1t",
+) -> None:
+    """Time every arm on every length and dtype."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    torch.set_num_threads(1)
+    load()
+    table: list[Sequence[str]] = []
+    results = []
+    for k in length or LENGTHS:
+        rotation = choose(k, seed=0)
+        for name in dtype or DTYPES:
+            base = torch.ops.torchqx.hadamard_base(torch.empty(0), rotation.block).to(DTYPES[name])
+            x = torch.randn(mib * 2**20 // DTYPES[name].itemsize // k, k).to(DTYPES[name])
+            with torch.inference_mode():
+                ns = best_times(arms(x, x[: max(16, 2**17 // k)], rotation, base), rounds)
+            table.append((str(k), name, str(len(base)), f"{ns['copy']:.3f}", f"{ns['ours']:.3f}",
+                          f"{ns['ours'] / ns['copy']:.2f}",
+                          *(f"{ns[arm] / ns['ours']:.2f}" if arm in ns else "" for arm in BESIDE)))
+            results.append({"length": k, "dtype": name, "base": len(base),
+                            "ns_per_element": ns})
+    title = f"Hadamard rotation of {mib} MiB, one thread"
+    report(record, title, HEADER, table, {"mib": mib, "rounds": rounds, "results": results})
+
+
+if __name__ == "__main__":
+    typer.run(main)

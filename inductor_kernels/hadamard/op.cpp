@@ -1,0 +1,186 @@
+// torchqx::hadamard and its quantizing variants on the CPU: checks, the split of rows over threads, the registration.
+// Only the stable C interface of torch is included: it compiles in a second where ATen's headers take eight.
+#define TORCH_TARGET_VERSION (((0ULL + 2) << 56) | ((0ULL + 11) << 48))
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+
+namespace torchqx::rotation {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using torch::stable::detail::from;
+
+volatile float one = 1;                     // see butterfly(); volatile, so that it is not folded away
+constexpr int64_t kLarge = 8 << 20;         // bytes of output beyond which it is not kept in the caches
+constexpr int64_t kWorthAThread = 1 << 15;  // elements; below, waking a thread costs more
+
+template <size_t N> Tensor call(const char* name, std::array<StableIValue, N> stack) {
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// The stages for a block; its matrix of signs comes from Python the first time.
+const Plan& plan_for(const Tensor& x, int64_t block, bool transpose) {
+  static std::map<std::pair<int64_t, bool>, std::unique_ptr<Plan>> plans;
+  static std::mutex turn;
+  const std::pair key(block, transpose);
+  {
+    const std::lock_guard lock(turn);
+    if (const auto found = plans.find(key); found != plans.end()) return *found->second;
+  }
+  const Tensor signs = call("torchqx::hadamard_base", std::array{from(x), from(block)});  // Python: not under the lock
+  const std::lock_guard lock(turn);
+  auto& plan = plans[key];
+  if (!plan) {
+    const auto* values = static_cast<const int8_t*>(signs.const_data_ptr());
+    plan = std::make_unique<Plan>(block, values, signs.size(0), transpose);
+  }
+  return *plan;
+}
+
+Tensor allocate(std::vector<int64_t> sizes, ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
+  const int32_t code = torch::stable::detail::to<int32_t>(from(dtype));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), code,
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+// Where the rows of a tensor begin; any strides but that of the last dimension, which is 1.
+struct RowOffsets {
+  std::vector<int64_t> sizes, strides;
+
+  int64_t operator()(int64_t row) const {
+    int64_t offset = 0;
+    for (size_t d = sizes.size() - 1; d-- > 0; row /= sizes[d]) offset += row % sizes[d] * strides[d];
+    return offset;
+  }
+};
+
+const float* checked(const std::optional<Tensor>& t, int64_t k, bool one_allowed, const char* name) {
+  if (!t) return nullptr;
+  const bool fits = t->numel() == k || (one_allowed && t->numel() == 1);
+  STD_TORCH_CHECK(t->scalar_type() == ScalarType::Float && fits && t->is_contiguous(), "hadamard: ", name,
+                  " must be contiguous float32 of ", k, one_allowed ? " elements, or one" : " elements");
+  return static_cast<const float*>(t->const_data_ptr());
+}
+
+Parameter parameter(const std::optional<Tensor>& t, int64_t k, const char* name) {
+  return {checked(t, k, true, name), t && t->numel() != 1};
+}
+
+// Rotates every row and calls finish(row, number), with a type of x that tells its element type.
+template <class Finish> void rotate_rows(const Tensor& any, const std::optional<Tensor>& signs, int64_t block,
+                                         bool transpose, const Finish& finish) {
+  const Tensor x = any.stride(any.dim() - 1) == 1 ? any : torch::stable::contiguous(any);
+  const auto sizes = x.sizes(), strides = x.strides();
+  const RowOffsets offsets{{sizes.begin(), sizes.end()}, {strides.begin(), strides.end()}};
+  const int64_t k = sizes.back();
+  const Plan& plan = plan_for(x, block, transpose);
+  const float* sign_values = checked(signs, k, false, "signs");
+  const auto run = [&]<class T>(const T* data) {
+    const Rotation<T> rotation{&plan, first_stage_for<T>(plan), transpose ? nullptr : sign_values, k, one};
+    torch::stable::parallel_for(0, x.numel() / k, std::max<int64_t>(1, kWorthAThread / k),
+                                [&](int64_t begin, int64_t end) {
+      const Scratch scratch(plan, k);
+      for (int64_t r = begin; r < end; ++r) {
+        rotation(data + offsets(r), scratch);
+        finish(data, scratch.row, r);
+      }
+#if defined(__AVX512F__)
+      _mm_sfence();  // orders streamed lines before what tells the other threads that this one is done
+#endif
+    });
+  };
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return run(static_cast<const float*>(x.const_data_ptr()));
+    case ScalarType::BFloat16: return run(static_cast<const bfloat16*>(x.const_data_ptr()));
+    case ScalarType::Half: return run(static_cast<const float16*>(x.const_data_ptr()));
+    default: STD_TORCH_CHECK(false, "hadamard: rows are float32, bfloat16 or float16");
+  }
+}
+
+int64_t checked_rows(const Tensor& x, int64_t block) {
+  STD_TORCH_CHECK(x.dim() > 0 && block > 0 && x.size(x.dim() - 1) % block == 0,
+                  "hadamard: rows must have a multiple of ", block, " elements");
+  return x.size(x.dim() - 1);
+}
+
+std::vector<int64_t> sizes_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
+
+bool is_large(const Tensor& t) { return t.numel() * static_cast<int64_t>(t.element_size()) >= kLarge; }
+
+float scale_of(int64_t block) { return static_cast<float>(1 / std::sqrt(static_cast<double>(block))); }
+
+// uint8, or int8 where codes may be negative.
+ScalarType code_dtype(int64_t qmin, int64_t qmax) {
+  STD_TORCH_CHECK(-128 <= qmin && qmin < qmax && qmax <= (qmin < 0 ? 127 : 255), "hadamard: codes are 8 bits");
+  return qmin < 0 ? ScalarType::Char : ScalarType::Byte;
+}
+
+Tensor hadamard(const Tensor& x, const std::optional<Tensor>& signs, int64_t block, bool transpose) {
+  if (x.scalar_type() == ScalarType::Double) {
+    return call("torchqx::hadamard_aten", std::array{from(x), from(signs), from(block), from(transpose)});
+  }
+  const int64_t k = checked_rows(x, block);
+  Tensor out = allocate(sizes_of(x), x.scalar_type());
+  if (x.numel() == 0) return out;
+  const float* after = transpose ? checked(signs, k, false, "signs") : nullptr;
+  const bool large = is_large(out);
+  void* results = out.mutable_data_ptr();
+  rotate_rows(x, signs, block, transpose, [&]<class T>(const T*, const float* row, int64_t r) {
+    Plain<T>{static_cast<T*>(results) + r * k, large, scale_of(block), after}(row, k);
+  });
+  return out;
+}
+
+Tensor hadamard_quantize_static(const Tensor& x, const std::optional<Tensor>& signs, int64_t block, const Tensor& mul,
+                                const Tensor& add, int64_t qmin, int64_t qmax) {
+  const int64_t k = checked_rows(x, block);
+  Tensor out = allocate(sizes_of(x), code_dtype(qmin, qmax));
+  if (x.numel() == 0) return out;
+  Static sink{static_cast<uint8_t*>(out.mutable_data_ptr()), is_large(out), scale_of(block), parameter(mul, k, "mul"),
+              parameter(add, k, "add"), static_cast<float>(qmin), static_cast<float>(qmax)};
+  rotate_rows(x, signs, block, false, [&](const auto*, const float* row, int64_t r) {
+    Static mine = sink;
+    mine.out += r * k;
+    mine(row, k);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> hadamard_quantize_per_token(
+    const Tensor& x, const std::optional<Tensor>& signs, int64_t block, const std::optional<Tensor>& smooth,
+    const std::optional<Tensor>& shift, int64_t qmin, int64_t qmax, bool symmetric) {
+  const int64_t k = checked_rows(x, block);
+  std::vector<int64_t> per_row = sizes_of(x);
+  per_row.back() = 1;
+  Tensor codes = allocate(sizes_of(x), code_dtype(qmin, qmax)), scales = allocate(per_row, ScalarType::Float),
+         zeros = allocate(per_row, ScalarType::Int);
+  if (x.numel() == 0) return {codes, scales, zeros};
+  const bool large = is_large(codes);
+  auto* out = static_cast<uint8_t*>(codes.mutable_data_ptr());
+  auto* scale = static_cast<float*>(scales.mutable_data_ptr());
+  auto* zero = static_cast<int32_t*>(zeros.mutable_data_ptr());
+  const Parameter by = parameter(smooth, k, "smooth"), minus = parameter(shift, k, "shift");
+  rotate_rows(x, signs, block, false, [&](const auto*, float* row, int64_t r) {
+    PerToken{out + r * k, large, scale + r, zero + r, scale_of(block), by, minus, static_cast<float>(qmin),
+             static_cast<float>(qmax), symmetric}(row, k);
+  });
+  return {codes, scales, zeros};
+}
+
+}  // namespace torchqx::rotation
+
+STABLE_TORCH_LIBRARY_IMPL(torchqx, CPU, m) {
+  m.impl("hadamard", TORCH_BOX(&torchqx::rotation::hadamard));
+  m.impl("hadamard_quantize_static", TORCH_BOX(&torchqx::rotation::hadamard_quantize_static));
+  m.impl("hadamard_quantize_per_token", TORCH_BOX(&torchqx::rotation::hadamard_quantize_per_token));
+}

@@ -1,0 +1,108 @@
+// Vectors of L floats by the compiler's vector extensions: AVX-512, AVX2, or NEON, whatever the target has.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#if defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#pragma GCC diagnostic ignored "-Wpsabi"
+#define TORCHQX_INLINE inline __attribute__((always_inline))
+
+namespace torchqx::rotation {
+
+struct bfloat16 { uint16_t bits; };
+struct float16 { uint16_t bits; };
+
+template <int L> struct Lanes {
+  typedef float Float __attribute__((vector_size(4 * L)));
+  typedef int32_t Int __attribute__((vector_size(4 * L)));
+  typedef uint16_t Short __attribute__((vector_size(2 * L)));
+  typedef uint8_t Byte __attribute__((vector_size(L)));
+};
+template <int L> using Vec = typename Lanes<L>::Float;
+template <int L> using IntVec = typename Lanes<L>::Int;
+
+template <class To, class From> TORCHQX_INLINE To bits_as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class V> TORCHQX_INLINE V read(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <class V> TORCHQX_INLINE void write(void* p, const V& v) { std::memcpy(p, &v, sizeof(v)); }
+
+// One float16 at a time, where the target has no instruction for a vector of them.
+inline float widened(uint16_t h) {
+  const uint32_t sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
+  if (rest >= 0x7c00u) return bits_as<float>(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+  return bits_as<float>(sign | bits_as<uint32_t>(bits_as<float>(rest << 13) * 0x1p112f));
+}
+
+inline uint16_t narrowed(float f) {
+  const uint32_t all = bits_as<uint32_t>(f), sign = all >> 16 & 0x8000u, rest = all & 0x7fffffffu;
+  if (rest > 0x7f800000u) return sign | 0x7e00u;
+  if (rest >= 0x477ff000u) return sign | 0x7c00u;                             // rounds to infinity
+  if (rest < 0x38800000u) return sign | static_cast<uint32_t>(std::nearbyint(bits_as<float>(rest) * 0x1p24f));
+  return sign | ((rest + 0xfffu + (rest >> 13 & 1)) >> 13) - (112u << 10);
+}
+
+template <int L, class T> TORCHQX_INLINE Vec<L> load(const T* p) {
+  if constexpr (std::is_same_v<T, float>) {
+    return read<Vec<L>>(p);
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+#if defined(__AVX512F__)
+    if constexpr (L == 16) return bits_as<Vec<L>>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(read<__m256i>(p)), 16));
+#endif
+    return bits_as<Vec<L>>(__builtin_convertvector(read<typename Lanes<L>::Short>(p), IntVec<L>) << 16);
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (L == 16) return bits_as<Vec<L>>(_mm512_cvtph_ps(read<__m256i>(p)));
+#endif
+    Vec<L> v;
+    for (int i = 0; i < L; ++i) v[i] = widened(p[i].bits);
+    return v;
+  }
+}
+
+// As uint8_t, v holds whole numbers of -128 to 255; negative ones become the bits of an int8.
+template <int L, class T> TORCHQX_INLINE void store(T* p, const Vec<L>& v) {
+  if constexpr (std::is_same_v<T, float>) {
+    write(p, v);
+  } else if constexpr (std::is_same_v<T, uint8_t>) {
+#if defined(__AVX512F__)
+    if constexpr (L == 16) return write(p, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(bits_as<__m512>(v))));
+#endif
+    write(p, __builtin_convertvector(__builtin_convertvector(v, IntVec<L>), typename Lanes<L>::Byte));
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+#if defined(__AVX512BF16__)
+    if constexpr (L == 16) return write(p, _mm512_cvtneps_pbh(bits_as<__m512>(v)));
+#endif
+    const IntVec<L> all = bits_as<IntVec<L>>(v);
+    const IntVec<L> rounded = (all + 0x7fff + (all >> 16 & 1)) >> 16;          // to nearest, ties to even
+    const IntVec<L> quiet = v != v;                                            // a NaN must not round to infinity
+    write(p, __builtin_convertvector((rounded & ~quiet) | (0x7fc0 & quiet), typename Lanes<L>::Short));
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (L == 16) return write(p, _mm512_cvtps_ph(bits_as<__m512>(v), 0));
+#endif
+    for (int i = 0; i < L; ++i) p[i].bits = narrowed(v[i]);
+  }
+}
+
+template <int L> TORCHQX_INLINE Vec<L> clamped(Vec<L> v, float low, float high) {
+  v = v < low ? Vec<L>{} + low : v;
+  return v > high ? Vec<L>{} + high : v;
+}
+
+// To the nearest integer, ties to even, for |v| < 2^22.
+template <int L> TORCHQX_INLINE Vec<L> rounded(const Vec<L>& v) { return (v + 0x1.8p23f) - 0x1.8p23f; }
+
+}  // namespace torchqx::rotation
