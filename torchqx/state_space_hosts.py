@@ -1,0 +1,150 @@
+"""transformers' state-space functions become one operator each in Dynamo's graphs; eager mode stays as it is.
+
+transformers computes scans and causal convolutions in module-level functions, the scan as a Python loop over time steps
+wherever no CUDA package is installed. They are found by name in whatever modeling module is loaded, and Dynamo is told
+to trace the functions below in their place. Where those cannot stand in (another device, an export, another
+activation), the original is traced.
+"""
+
+import inspect
+import math
+import sys
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo import callback_handler
+from torch.nn import Module
+
+from torchqx import state_space
+
+DEVICES = ("cpu",)
+ACTIVATIONS = (None, "silu", "swish")
+STATES = (torch.float32, torch.bfloat16, torch.float64)
+NO_LIMIT = (0.0, math.inf)
+
+
+def _stands_in(x: Tensor, activation: str | None, named: dict[str, Any]) -> bool:
+    packed = named.get("seq_idx") is not None or named.get("cu_seqlens") is not None
+    return x.device.type in DEVICES and activation in ACTIVATIONS and not packed and not torch.compiler.is_exporting()
+
+
+def _scan(original: Callable[..., Any]) -> Callable[..., Any]:
+    def selective_scan(hidden_states, dt, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False,
+                       return_last_state=False, use_mambapy=False, use_associative_scan=False, **kwargs):
+        if not _stands_in(hidden_states, None, kwargs):
+            return original(hidden_states, dt, A, B, C, D, z, delta_bias, delta_softplus, return_last_state,
+                            use_mambapy, use_associative_scan, **kwargs)
+        return state_space.selective_scan(hidden_states, dt, A, B, C, D, z, delta_bias, delta_softplus,
+                                          return_last_state)
+
+    return selective_scan
+
+
+def _update(original: Callable[..., Any]) -> Callable[..., Any]:
+    def selective_state_update(state, hidden_states, dt, A, B, C, D=None, dt_bias=None, dt_softplus=False, z=None,
+                               **kwargs):
+        if not _stands_in(hidden_states, None, kwargs):
+            return original(state, hidden_states, dt, A, B, C, D, dt_bias, dt_softplus, z, **kwargs)
+        operands = (hidden_states, dt, A, B, C, D, z, dt_bias, dt_softplus)
+        if state.is_contiguous() and state.dtype in STATES:
+            return state_space.selective_state_update(state, *operands)
+        own = state.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        y = state_space.selective_state_update(own, *operands)
+        state.copy_(own)
+        return y
+
+    return selective_state_update
+
+
+def _chunk_scan(original: Callable[..., Any]) -> Callable[..., Any]:
+    def chunk_scan(hidden_states, dt, A, B, C, chunk_size, D=None, dt_bias=None, initial_states=None,
+                   dt_softplus=False, dt_limit=NO_LIMIT, return_final_states=False, **kwargs):
+        if not _stands_in(hidden_states, None, kwargs):
+            return original(hidden_states, dt, A, B, C, chunk_size, D, dt_bias, initial_states, dt_softplus, dt_limit,
+                            return_final_states, **kwargs)
+        return state_space.chunk_scan(hidden_states, dt, A, B, C, D, None, dt_bias, initial_states, None, dt_softplus,
+                                      dt_limit, return_final_states)
+
+    return chunk_scan
+
+
+def _conv(original: Callable[..., Any]) -> Callable[..., Any]:
+    def causal_conv1d(hidden_states, weight, bias=None, activation=None, **kwargs):
+        if not _stands_in(hidden_states, activation, kwargs):
+            return original(hidden_states, weight, bias, activation, **kwargs)
+        return state_space.causal_conv1d(hidden_states, weight, bias, activation)
+
+    return causal_conv1d
+
+
+def _conv_update(original: Callable[..., Any]) -> Callable[..., Any]:
+    def causal_conv1d_update(hidden_states, conv_state, weight, bias=None, activation=None):
+        if not _stands_in(hidden_states, activation, {}):
+            return original(hidden_states, conv_state, weight, bias, activation)
+        if conv_state.is_contiguous() and conv_state.dtype == hidden_states.dtype:
+            return state_space.causal_conv1d_update(hidden_states, conv_state, weight, bias, activation)
+        own = conv_state.to(hidden_states.dtype, memory_format=torch.contiguous_format, copy=True)
+        y = state_space.causal_conv1d_update(hidden_states, own, weight, bias, activation)
+        conv_state.copy_(own)
+        return y
+
+    return causal_conv1d_update
+
+
+STAND_INS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "mamba_selective_scan": _scan,
+    "mamba_selective_state_update": _update,
+    "mamba2_selective_state_update": _update,
+    "mamba2_chunk_scan": _chunk_scan,
+    "causal_conv1d_fn": _conv,
+    "causal_conv1d_update": _conv_update,
+}
+_seen: set[int] = set()
+
+
+def substitute_loaded(*_: Any) -> None:
+    """Substitute the functions of every module that was loaded since the last call; Dynamo's start of any compilation
+    calls it, so a modeling module may be imported before torchqx or after."""
+    for module in list(sys.modules.values()):
+        if id(module) not in _seen and isinstance(getattr(module, "__dict__", None), dict):
+            _seen.add(id(module))
+            for name, stand_in in STAND_INS.items():
+                function = _function(vars(module).get(name))
+                if function is not None and id(function) not in _seen:
+                    _seen.add(id(function))
+                    _substitute(function, stand_in)
+
+
+def _function(value: Any) -> FunctionType | None:
+    """The decorated function behind a module's global; with the package ``kernels`` installed, a module wraps it."""
+    if isinstance(value, Module):
+        value = inspect.getclosurevars(type(value).forward).nonlocals.get("func")
+    return value if isinstance(value, FunctionType) and hasattr(value, "__wrapped__") else None
+
+
+def _substitute(function: FunctionType, stand_in: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    original = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__,
+                            function.__closure__)  # another object: the substitution does not reach it
+    original.__kwdefaults__ = function.__kwdefaults__
+    ours = stand_in(original)
+    if _parameters(ours) == _parameters(function):
+        torch.compiler.substitute_in_graph(function)(ours)
+
+
+def _parameters(function: Callable[..., Any]) -> list[tuple[str, Any]]:
+    return [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+class _Kept(list):
+    """Callbacks of which ours outlives ``torch._dynamo.reset()``."""
+
+    def clear(self) -> None:
+        super().clear()
+        self.append(substitute_loaded)
+
+
+callback_handler.start_callbacks = _Kept([*callback_handler.start_callbacks, substitute_loaded])
+substitute_loaded()
