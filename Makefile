@@ -1,7 +1,7 @@
 # `make test`, `make demo`, `make tables` and `make bench` do all their own set-up in .venv; nothing else is touched,
 # save that a missing C++ compiler (Inductor needs one) is installed when we may do so.
 
-.PHONY: test demo tables bench lint system
+.PHONY: test demo tables bench gpu lint system
 .DEFAULT_GOAL := test
 
 # The first interpreter that really runs and has a supported version; a pyenv shim may exist without one behind it.
@@ -12,6 +12,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST_ARGS ?=
 THREADS ?= 2
+WORKERS ?= 2
+GPU_PYTHON ?= python3
+GPU_ARGS ?=
 
 # Models come from installed packages: nothing here should wait for a hub.
 export HF_HUB_OFFLINE := 1
@@ -19,18 +22,23 @@ export TOKENIZERS_PARALLELISM := false
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m torchqx.demo
 
 tables: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m benchmarks.accuracy minilm
 	$(BIN)/python -m benchmarks.accuracy smollm2
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.limits --threads $(THREADS)
 	$(BIN)/python -m benchmarks.speed --threads $(THREADS)
+
+# The one target that takes an environment as it is: the torch there must be a CUDA build (docs/gpu.md).
+gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu $(GPU_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

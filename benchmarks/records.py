@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,23 +28,41 @@ def machine() -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """One table of a record."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def report(name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], data: dict[str, Any]) -> Path:
     """Print the table and write ``name``.md and ``name``.json, ``data`` beside the machine; returns the JSON's path."""
-    where = machine()
-    console = Console()
-    console.width = max(console.width, 120)  # a pipe counts as 80 columns, and that cuts the numbers
-    table = Table(title=title)
-    for column in header:
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    return report_sheets(name, title, [Sheet(title, header, rows)], data, machine(), RECORDS)
 
-    RECORDS.mkdir(exist_ok=True)
+
+def report_sheets(name: str, title: str, sheets: Sequence[Sheet], data: dict[str, Any], where: dict[str, Any],
+                  folder: Path) -> Path:
+    """:func:`report` for several tables. ``where`` is :func:`machine`, with ``device`` and ``driver`` where one ran."""
+    console = Console()
+    console.width = max(console.width, 160)  # a pipe counts as 80 columns, and that cuts the numbers
+    for sheet in sheets:
+        table = Table(title=sheet.title)
+        for column in sheet.header:
+            table.add_column(column, no_wrap=True)
+        for row in sheet.rows:
+            table.add_row(*row)
+        console.print(table)
+
+    folder.mkdir(exist_ok=True)
     versions = ", ".join(f"{library} {number}" for library, number in where["versions"].items())
-    note = f"{where['cpu']}, {where['cores']} cores, {versions}, {where['date']}."
-    (RECORDS / f"{name}.md").write_text(f"# {title}\n\n{note}\n\n{markdown(header, rows)}", encoding="utf-8")
-    record = RECORDS / f"{name}.json"
+    device = f"{where['device']}, driver {where['driver']}, " if "device" in where else ""
+    note = f"{device}{where['cpu']}, {where['cores']} cores, {versions}, {where['date']}."
+    body = "\n".join(("" if sheet.title == title else f"## {sheet.title}\n\n") + markdown(sheet.header, sheet.rows)
+                     for sheet in sheets)
+    (folder / f"{name}.md").write_text(f"# {title}\n\n{note}\n\n{body}", encoding="utf-8")
+    record = folder / f"{name}.json"
     record.write_text(json.dumps({"title": title, "machine": where, **data}, indent=2) + "\n", encoding="utf-8")
     console.print(f"written: {record} and {record.with_suffix('.md').name}")
     return record
