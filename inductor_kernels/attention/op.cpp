@@ -37,7 +37,7 @@ Tensor allocate(const Problem& p, ScalarType dtype) {
   const int64_t strides[] = {p.queries * p.heads * p.width, p.width, p.heads * p.width, 1};
   const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(4, sizes, strides, code, aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }

@@ -3,9 +3,12 @@
 | where | what runs |
 |---|---|
 | CPU, float32, bfloat16, float16 | C++: butterflies in cache, then the base's sums; then rounded or quantized |
-| float64, other devices | :func:`hadamard_aten`, one small product per factor |
+| CUDA, compiled, the same dtypes | a Triton template, with its neighbours: see ``gpu`` |
+| float64, other devices, not compiled | :func:`hadamard_aten`, one small product per factor |
 """
 
+from torchqx.inductor_kernels.hadamard import gpu as _gpu  # noqa: F401  registers what GPUs compile
+from torchqx.inductor_kernels.hadamard import gpu_lowering as _gpu_lowering  # noqa: F401
 from torchqx.inductor_kernels.hadamard.aten import (
     hadamard_aten,
     hadamard_quantize_per_token_aten,

@@ -2,18 +2,23 @@
 
 namespace torchqx::rotation {
 
-// v[i] for i < R become their sums with the signs of Sylvester(R). With `one`, which is 1.0 but the compiler cannot know,
-// half of the results go through the multiply-add units where those are otherwise idle.
-template <int L, int R, class One> TORCHQX_INLINE void butterfly(Vec<L> (&v)[R], const One& one) {
-#pragma GCC unroll 8
-  for (int h = 1; h < R; h *= 2) {
+// One level: each pair of vectors that are H apart becomes its sum and its difference. With `one`, which is 1.0 but the
+// compiler cannot know, the differences go through the multiply-add units where those are otherwise idle.
+template <int L, int R, int H, class One> TORCHQX_INLINE void level(Vec<L> (&v)[R], const One& one) {
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      if (i & h) continue;
-      const Vec<L> a = v[i], b = v[i + h];
-      v[i] = a + b;
-      v[i + h] = a * one - b;
-    }
+  for (int i = 0; i < R; ++i) {
+    if (i & H) continue;
+    const Vec<L> a = v[i], b = v[i + H];
+    v[i] = a + b;
+    v[i + H] = a * one - b;
+  }
+}
+
+// v[i] for i < R become their sums with the signs of Sylvester(R).
+template <int L, int R, int H = 1, class One> TORCHQX_INLINE void butterfly(Vec<L> (&v)[R], const One& one) {
+  if constexpr (H < R) {
+    level<L, R, H>(v, one);
+    butterfly<L, R, 2 * H>(v, one);
   }
 }
 
@@ -30,47 +35,64 @@ template <int L, int D> TORCHQX_INLINE Vec<L> exchanged(const Vec<L>& v) {
 #endif
 }
 
-// Sylvester(L) over the lanes of one vector.
-template <int L, int D = 1> TORCHQX_INLINE Vec<L> within(const Vec<L>& v) {
-  if constexpr (D >= L) {
-    return v;
-  } else {
-    const Vec<L> sign = [&]<int... I>(std::integer_sequence<int, I...>) {
-      return Vec<L>{(I & D ? -1.0f : 1.0f)...};
-    }(std::make_integer_sequence<int, L>());
-    return within<L, 2 * D>(v * sign + exchanged<L, D>(v));
-  }
+// One level over the lanes of a vector: pairs of lanes that are D apart.
+template <int L, int D> TORCHQX_INLINE Vec<L> lane_level(const Vec<L>& v) {
+  const Vec<L> sign = [&]<int... I>(std::integer_sequence<int, I...>) {
+    return Vec<L>{(I & D ? -1.0f : 1.0f)...};
+  }(std::make_integer_sequence<int, L>());
+  return v * sign + exchanged<L, D>(v);
 }
 
-// Reads n elements and applies Sylvester(L·G) to each run of L·G of them; asks for the n that follow them, which are the
-// next block or row: by the time it is their turn, they have come from memory.
-template <class T, int L, int G>
-void first_stage(const T* x, const float* signs, int64_t n, float* out) {
+// Sylvester(L·R) over R vectors. The levels take turns, across vectors on the units that add, across lanes on those
+// that shuffle and multiply: all of one kind first would leave the other units idle.
+template <int L, int R, int H = 1> TORCHQX_INLINE void butterfly_with_lanes(Vec<L> (&v)[R]) {
+  if constexpr (H < R) level<L, R, H>(v, 1.0f);
+  if constexpr (H < L) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) v[i] = lane_level<L, H>(v[i]);
+  }
+  if constexpr (H < R || H < L) butterfly_with_lanes<L, R, 2 * H>(v);
+}
+
+// Asks for the next block or row while this one is worked on, so that it has come from memory when its turn comes.
+// Every pass but the last asks for its share: memory is no faster when asked for all at once, and needs time to answer.
+struct Ahead {
+  const char* asked;
+  int64_t share;       // bytes to ask for per element of a pass, times 256
+  int64_t behind = 0;  // bytes not asked for yet, times 256
+
+  TORCHQX_INLINE void operator()(int64_t elements) {
+    for (behind += elements * share; behind > 0; behind -= 64 * 256, asked += 64) __builtin_prefetch(asked, 0, 2);
+  }
+};
+
+// Reads n elements and applies Sylvester(L·G) to each run of L·G of them. Whether there are signs is known to the
+// compiler: with a branch between loads and butterflies it would keep the vectors in memory.
+template <class T, int L, int G, bool Signed>
+void first_stage(const T* x, const float* signs, int64_t n, float* out, Ahead& ahead) {
   for (int64_t i = 0; i < n; i += L * G) {
     Vec<L> v[G];
 #pragma GCC unroll 16
-    for (int g = 0; g < G; ++g) v[g] = load<L>(x + i + g * L);
-    for (int64_t p = 0; p < static_cast<int64_t>(L * G * sizeof(T)); p += 64) {
-      __builtin_prefetch(reinterpret_cast<const char*>(x + n + i) + p, 0, 2);
+    for (int g = 0; g < G; ++g) {
+      v[g] = load<L>(x + i + g * L);
+      if constexpr (Signed) v[g] *= load<L>(signs + i + g * L);
     }
-    if (signs) {
+    ahead(L * G);
+    butterfly_with_lanes<L, G>(v);
 #pragma GCC unroll 16
-      for (int g = 0; g < G; ++g) v[g] *= load<L>(signs + i + g * L);
-    }
-    butterfly<L, G>(v, 1.0f);
-#pragma GCC unroll 16
-    for (int g = 0; g < G; ++g) store<L>(out + i + g * L, within<L>(v[g]));
+    for (int g = 0; g < G; ++g) store<L>(out + i + g * L, v[g]);
   }
 }
 
 // Applies Sylvester(R) across runs of `stride` elements, in place.
-template <int L, int R> void next_stage(float* x, int64_t n, int64_t stride, float one_value) {
+template <int L, int R> void next_stage(float* x, int64_t n, int64_t stride, float one_value, Ahead& ahead) {
   const Vec<L> one = Vec<L>{} + one_value;
   for (int64_t start = 0; start < n; start += R * stride) {
     for (int64_t i = start; i < start + stride; i += L) {
       Vec<L> v[R];
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) v[r] = load<L>(x + i + r * stride);
+      ahead(L * R);
       butterfly<L, R>(v, one);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) store<L>(x + i + r * stride, v[r]);

@@ -14,8 +14,18 @@ from torchqx.inductor_kernels.hadamard import aten
 from torchqx.inductor_kernels.hadamard.schema import LIBRARY, check
 
 SOURCES = tuple(Path(__file__).with_name(name)
-                for name in ("vectors.h", "butterflies.h", "base.h", "sinks.h", "rows.h", "op.cpp"))
-FLAGS = ("-ffp-contract=fast",)  # multiply-adds are what half of the butterflies run on
+                for name in ("vectors.h", "butterflies.h", "base.h", "small_base.h", "sinks.h", "rows.h",
+                             "op.cpp"))
+COMPILED_BASES = (12, 20, 28, 36)  # their signs are constants of small_base.h
+
+
+def _rows(base: int) -> str:
+    """The rows of a base matrix as numbers: bit b is set where column b has -1."""
+    return ",".join(hex(sum(1 << b for b, sign in enumerate(row) if sign < 0)) for row in base_matrix(base).tolist())
+
+
+FLAGS = ("-ffp-contract=fast",  # multiply-adds are what half of the butterflies run on
+         *(f"-DTORCHQX_BASE_{base}={_rows(base)}" for base in COMPILED_BASES))
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """The Hadamard operators on GPUs, compiled: one Triton kernel with what stands before and after, where Inductor can.
 
 The operators come apart into products of blocks, signs and quantizers in plain torch; a product is a template of
-``triton_kernel``. A row's range needs the whole row, so quantizing per token is in the kernel where one block is the row.
+``triton_kernel``. A row's range needs the whole row, so quantizing per token is in the kernel where a block is the row.
 
 | operator | becomes |
 |---|---|
@@ -9,7 +9,7 @@ The operators come apart into products of blocks, signs and quantizers in plain 
 | ``hadamard_quantize_static`` | float32 product, then ``quantize_static`` as its epilogue |
 | ``hadamard_quantize_per_token`` | ``hadamard_blocks_per_token``; of several blocks a product, then a reduction |
 
-Not compiled, and where the base matrix alone is too large for one program, the formula of ``aten`` runs.
+Not compiled, and where no program can hold the factors of a block, the formula of ``aten`` runs.
 """
 
 import functools
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._inductor import decomposition
 
 from torchqx.hadamard_matrices import hadamard_matrix, times_hadamard
-from torchqx.inductor_kernels.hadamard.gpu_factors import factors, fits
+from torchqx.inductor_kernels.hadamard.gpu_factors import factors
 from torchqx.inductor_kernels.hadamard.schema import LIBRARY
 from torchqx.inductor_kernels.int8_linear.quantize import code_dtype, quantize_per_token, quantize_static
 
@@ -51,7 +51,7 @@ def _(order: int, device: torch.device) -> Tensor:
 
 @torch.library.impl(LIBRARY, "hadamard_blocks", "CompositeExplicitAutograd")
 def hadamard_blocks(x: Tensor, factor: Tensor | None, block: int, transpose: bool, dtype: torch.dtype) -> Tensor:
-    """Each block of the rows [M, K] times H, or Hᵀ, over sqrt(block), in ``dtype``; ``factor`` is the first if dense."""
+    """Each block of the rows [M, K] times H, or Hᵀ, over sqrt(block), in ``dtype``; ``factor``: the dense one."""
     return times_hadamard(x.float(), block, transpose).to(dtype)
 
 
@@ -78,13 +78,13 @@ def _(x: Tensor, factor: Tensor | None, block: int, smooth: Tensor | None, shift
 
 
 def _has_kernel(x: Tensor, block: int) -> bool:
-    return x.device.type == "cuda" and x.dtype in DTYPES and fits(block)
+    return x.device.type == "cuda" and x.dtype in DTYPES and factors(block).has_kernel
 
 
 def _operands(x: Tensor, signs: Tensor | None, block: int) -> tuple[Tensor, Tensor | None]:
     """The rows with their signs, and the dense factor."""
     rows = x.reshape(-1, x.shape[-1])
-    first = factors(block)[0]
+    first = factors(block).parts[0]
     factor = torch.ops.torchqx.hadamard_factor(first.order, x.device) if first.dense else None
     return rows if signs is None else rows * signs.to(x.dtype), factor
 
@@ -118,7 +118,7 @@ def hadamard_quantize_per_token(
     if not _has_kernel(x, block):
         return NotImplemented
     rows, factor = _operands(x, signs, block)
-    if block == x.shape[-1]:
+    if block == x.shape[-1] and factors(block).holds_row:
         quantized = torch.ops.torchqx.hadamard_blocks_per_token(rows, factor, block, smooth, shift, qmin, qmax,
                                                                 symmetric)
     else:

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 from torchqx.hadamard_matrices import factors_of
 
-SMALLEST, LARGEST = 16, 128
+SMALLEST, LARGEST = 16, 128  # sizes of a factor that stands whole in a program
+LARGEST_GENERATED = 256  # the kernels count the common bits of eight
 WIDEST = 16384  # elements of a padded block: what the registers of one program hold in float32
 _PASS = 100  # what a pass over the block in shared memory costs, in multiplications per element
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One factor: ``order`` rows of a Hadamard matrix, padded to ``size``; ``dense`` unless it is a Sylvester matrix."""
+    """``order`` rows of a Hadamard matrix, padded to ``size``; ``dense`` unless it is a Sylvester matrix."""
 
     order: int
     dense: bool
@@ -29,41 +30,55 @@ class Factor:
         return max(SMALLEST, 1 << (self.order - 1).bit_length())
 
 
-def width(factors: tuple[Factor, ...]) -> int:
-    """Elements of a padded block."""
-    return math.prod(f.size for f in factors)
+@dataclass(frozen=True)
+class Factors:
+    """Of one block, the outermost first."""
+
+    parts: tuple[Factor, ...]
+
+    @property
+    def width(self) -> int:
+        """Elements of a padded block."""
+        return math.prod(f.size for f in self.parts)
+
+    @property
+    def sliced(self) -> bool:
+        """Whether the first factor is too large to stand whole beside its operand."""
+        return self.parts[0].size > LARGEST
+
+    @property
+    def has_kernel(self) -> bool:
+        """A sliced factor needs one more, and that alone, to make matrices of its operand."""
+        first = self.parts[0]
+        if self.sliced:
+            return len(self.parts) == 2 and (first.dense or first.size <= LARGEST_GENERATED)
+        return self.width <= WIDEST
+
+    @property
+    def holds_row(self) -> bool:
+        """Whether one program has a whole block, so that it can find its range."""
+        return self.has_kernel and self.width <= WIDEST
+
+    @property
+    def cost(self) -> tuple[bool, int]:
+        return not self.has_kernel, sum(f.size for f in self.parts) + _PASS * len(self.parts)
 
 
 @functools.cache
-def factors(block: int) -> tuple[Factor, ...]:
-    """The factors of a block, the outermost first, with the fewest multiplications and passes.
+def factors(block: int) -> Factors:
+    """The factors of a block with the fewest multiplications and passes.
 
     Raises:
         ShapeError: no matrix of this order is known.
     """
     base, power = factors_of(block)
-    return min((candidate for shift in range(power.bit_length())
-                for candidate in _candidates(base << shift, power >> shift, base > 1)), key=_cost)
-
-
-@functools.cache
-def split(block: int) -> tuple[int, int] | None:
-    """(outer, inner) with outer · inner = block where one program cannot hold a block: two products, one after the
-    other; None where one can."""
-    if width(factors(block)) <= WIDEST:
-        return None
-    base, power = factors_of(block)
-    inner = min(power, 1 << max(4, (power * base).bit_length() // 2))
-    return block // inner, inner
-
-
-def _candidates(first: int, rest: int, dense: bool) -> Iterator[tuple[Factor, ...]]:
-    for sizes in _partitions(rest, LARGEST):
-        yield (Factor(first, dense), *(Factor(size, False) for size in sizes))
+    return min((Factors((Factor(base << shift, base > 1), *(Factor(size, False) for size in sizes)))
+                for shift in range(power.bit_length()) for sizes in _partitions(power >> shift, LARGEST)),
+               key=lambda f: f.cost)
 
 
 def _partitions(power: int, largest: int) -> Iterator[tuple[int, ...]]:
-    """Descending powers of two with the product ``power``."""
+    """Descending powers of two, of SMALLEST to ``largest``, with the product ``power``."""
     if power == 1:
         yield ()
     size = SMALLEST
@@ -71,12 +86,3 @@ def _partitions(power: int, largest: int) -> Iterator[tuple[int, ...]]:
         for smaller in _partitions(power // size, size):
             yield (size, *smaller)
         size *= 2
-
-
-def _cost(candidate: tuple[Factor, ...]) -> int:
-    sizes = [f.size for f in candidate]
-    return sum(sizes) + _PASS * len(sizes)
-
-
-def fits(block: int) -> bool:
-    return width(factors(block)) <= WIDEST and factors(block)[0].size <= 256

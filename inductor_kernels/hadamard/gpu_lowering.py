@@ -1,22 +1,53 @@
 """From the products of ``gpu`` to the templates of ``triton_kernel``, with the tile sizes to choose among."""
 
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sympy
 import torch
 from torch._inductor import ir
 from torch._inductor.lowering import fallback_handler, lowerings, register_lowering
-from torch._inductor.select_algorithm import TritonTemplate, autotune_select_algorithm
+from torch._inductor.select_algorithm import autotune_select_algorithm
 from torch._inductor.virtualized import V
 
-from torchqx.inductor_kernels.hadamard.gpu_factors import factors, width
-from torchqx.inductor_kernels.hadamard.triton_kernel import PER_TOKEN, PRODUCT
+from torchqx.inductor_kernels.hadamard.gpu_factors import SMALLEST, WIDEST, Factors, factors
+from torchqx.inductor_kernels.hadamard.triton_kernel import TEMPLATES
 from torchqx.inductor_kernels.int8_linear.quantize import code_dtype
 from torchqx.quantizers import SMALLEST_SCALE
 
 ops = torch.ops.torchqx
 PARTS = {torch.bfloat16: (1, 2), torch.float16: (2, 2), torch.float32: (3, 3)}  # of the input, of the sums between
+SLICE = {1: 32, 2: 32, 3: 16}  # of a large first factor, at a time, by the parts of the operand: registers are few
+_FACTORS: WeakKeyDictionary[Any, dict[tuple[int, torch.device], ir.TensorBox]] = WeakKeyDictionary()
+_WRITTEN = ("SCALES", "ZEROS")
 _PER_WARP = 1024  # elements of a tile: 32 registers per thread hold its float32 sums
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program holds: ``width`` elements of each of so many blocks."""
+
+    blocks: int
+    width: int
+    warps: int
+
+
+for _op in (ops.hadamard.default, ops.hadamard_quantize_static.default, ops.hadamard_quantize_per_token.default):
+    # What does not come apart is called; Inductor wants this said of operators that can.
+    register_lowering(_op, type_promotion_kind=None)(fallback_handler(_op, add_to_fallback_set=False))
+
+
+@register_lowering(ops.hadamard_factor.default, type_promotion_kind=None)
+def lower_factor(order: int, device: torch.device) -> ir.TensorBox:
+    """One call of the operator in a graph, however many rotations there are; the result is kept between calls."""
+    kept = _FACTORS.setdefault(V.graph, {})
+    if (order, device) not in kept:
+        factor = fallback_handler(ops.hadamard_factor.default, add_to_fallback_set=False)(order, device)
+        factor.realize()
+        V.graph.never_reuse_buffers.add(factor.get_name())
+        kept[order, device] = factor
+    return kept[order, device]
 
 
 @register_lowering(ops.hadamard_blocks.default, type_promotion_kind=None)
@@ -26,7 +57,7 @@ def lower_blocks(x: ir.TensorBox, factor: ir.TensorBox | None, block: int, trans
     if x.get_device().type != "cuda":
         return fallback_handler(ops.hadamard_blocks.default, add_to_fallback_set=False)(
             x, factor, block, transpose, dtype)
-    return _tuned(PRODUCT, x, factor, block, dtype, {}, {"TRANSPOSE": transpose})
+    return _tuned(x, factor, block, dtype, {}, {"TRANSPOSE": transpose})
 
 
 @register_lowering(ops.hadamard_blocks_per_token.default, type_promotion_kind=None)
@@ -45,34 +76,35 @@ def lower_blocks_per_token(
         made.realize()
     operands = {"SCALES": scales, "ZEROS": zeros} | {
         name: value for name, value in (("SHIFT", shift), ("SMOOTH", smooth)) if value is not None}
-    codes = _tuned(PER_TOKEN, x, factor, block, code_dtype(qmin), operands, {
+    codes = _tuned(x, factor, block, code_dtype(qmin), operands, {
         "TRANSPOSE": False, "SHIFTED": shift is not None, "SMOOTHED": smooth is not None, "SYMMETRIC": symmetric,
         "QMIN": qmin, "QMAX": qmax, "SMALLEST_SCALE": SMALLEST_SCALE})
     return codes, scales, zeros
 
 
-def _tuned(template: TritonTemplate, x: ir.TensorBox, factor: ir.TensorBox | None, block: int, dtype: torch.dtype,
+def _tuned(x: ir.TensorBox, factor: ir.TensorBox | None, block: int, dtype: torch.dtype,
            operands: dict[str, ir.TensorBox], settings: dict[str, Any]) -> ir.TensorBox:
     _fuse_whatever_computes(x)
     if factor is not None:
         operands = {"BASE": factor, **operands}
-        factor.realize()
-        V.graph.never_reuse_buffers.add(factor.get_name())  # it is kept between calls
     inputs = [ir.ExternKernel.realize_input(value) for value in (x, *operands.values())]
+    written = [value for name, value in zip(operands, inputs[1:], strict=True) if name in _WRITTEN]
     rows, columns = x.get_size()
     layout = ir.FixedLayout(x.get_device(), dtype, [rows, columns], [columns, sympy.Integer(1)])
+    by = factors(block)
     first, later = PARTS[x.get_dtype()]
-    parts = [first, *(later for _ in factors(block)[1:])]
-    steps = tuple((f.order, f.size, f.dense, p) for f, p in zip(reversed(factors(block)), parts, strict=True))
-    choices: list[Any] = []
-    for count, warps in tiles(block, rows):
+    steps = tuple((f.order, f.size, f.dense, later if n else first) for n, f in enumerate(reversed(by.parts)))
+    template, choices = TEMPLATES[by.sliced, bool(written)], []
+    for tile in tiles(by, rows):
         template.maybe_append_choice(
-            choices, input_nodes=inputs, layout=layout, num_stages=1, num_warps=warps, BLOCK_M=count,
-            ORDER=block, WIDTH=width(factors(block)), FACTORS=steps, SCALE=block**-0.5,
-            OPERANDS=tuple(operands), mutated_inputs=[v for n, v in zip(operands, inputs[1:], strict=True)
-                                                      if n in ("SCALES", "ZEROS")] or None, **settings)
-    result = autotune_select_algorithm(template.name, choices, inputs, layout)
-    return result[0] if isinstance(result, tuple) else result
+            choices, input_nodes=inputs, layout=layout, mutated_inputs=written or None, num_stages=1,
+            num_warps=tile.warps, BLOCK_M=tile.blocks, WIDTH=tile.width, SLICE=SLICE[first], ORDER=block,
+            PADDED=by.width, FACTORS=steps, OPERANDS=tuple(operands), SCALE=block**-0.5, **settings)
+    result = autotune_select_algorithm(template.name, choices, inputs, layout, return_multi_template=False)
+    result = result[0] if isinstance(result, tuple) else result
+    if written:  # x is not what the kernel writes beside its result
+        result.data.data.has_aliasing_or_mutation_for_prologue_fusion = lambda _: False
+    return result
 
 
 def _fuse_whatever_computes(x: ir.TensorBox) -> None:
@@ -84,17 +116,12 @@ def _fuse_whatever_computes(x: ir.TensorBox) -> None:
         V.graph.invoke_quant_ops.add(buffer.get_operation_name())
 
 
-def tiles(block: int, rows: Any) -> list[tuple[int, int]]:
-    """(blocks per program, warps), the likeliest first; no more blocks than there are rows, but 16 rows per product."""
-    sizes = factors(block)
-    least = max(1, max(16 * f.size for f in sizes) // width(sizes))
-    found = []
-    for elements, warps in ((4096, 4), (8192, 8), (2048, 2), (16384, 16)):
-        count = max(least, elements // width(sizes))
-        if isinstance(rows, int | sympy.Integer):
-            count = max(least, min(count, 1 << (int(rows) - 1).bit_length()))
-        warps = max(1, min(warps, count * width(sizes) // 512)) if count * width(sizes) <= elements else \
-            count * width(sizes) // _PER_WARP
-        if (count, warps) not in found:
-            found.append((count, warps))
-    return found
+def tiles(by: Factors, rows: int | sympy.Expr) -> list[Tile]:
+    """The tiles to try, the likeliest first: no more blocks than rows, but 16 rows of every product."""
+    if by.sliced:
+        width = min(by.width, WIDEST)
+        return [Tile(1, width, 8 if width > 4096 else 4), Tile(1, width, 16 if width > 8192 else 8)]
+    least = max(1, *(SMALLEST * f.size // by.width for f in by.parts))
+    most = max(least, 1 << (int(rows) - 1).bit_length()) if isinstance(rows, int | sympy.Integer) else 1 << 30
+    blocks = [min(most, max(least, size // by.width)) for size in (4096, 8192, 2048)]
+    return list(dict.fromkeys(Tile(n, by.width, max(1, n * by.width // _PER_WARP)) for n in blocks))

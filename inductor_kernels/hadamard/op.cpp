@@ -86,7 +86,8 @@ template <class Finish> void rotate_rows(const Tensor& any, const std::optional<
   const Plan& plan = plan_for(x, block, transpose);
   const float* sign_values = checked(signs, k, false, "signs");
   const auto run = [&]<class T>(const T* data) {
-    const Rotation<T> rotation{&plan, first_stage_for<T>(plan), transpose ? nullptr : sign_values, k, one};
+    const float* before = transpose ? nullptr : sign_values;
+    const Rotation<T> rotation{&plan, first_stage_for<T>(plan, before), before, k, one};
     torch::stable::parallel_for(0, x.numel() / k, std::max<int64_t>(1, kWorthAThread / k),
                                 [&](int64_t begin, int64_t end) {
       const Scratch scratch(plan, k);

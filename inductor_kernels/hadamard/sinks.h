@@ -20,26 +20,11 @@ template <class Body> TORCHQX_INLINE void for_each_vector(int64_t begin, int64_t
   for (; i < end; ++i) body(std::integral_constant<int, 1>(), i);
 }
 
-// Past the caches: a large output would only push out what others still need. `p` is a whole, aligned cache line.
-template <class T> TORCHQX_INLINE void stream_line(T* p, const T* line) {
-#if defined(__AVX512F__)
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), read<__m512i>(line));
-#else
-  std::memcpy(p, line, 64);
-#endif
-}
-
 // out[i] = value(lanes, i) for a whole row.
 template <class T, class Value> TORCHQX_INLINE void write_row(T* out, int64_t k, bool large, const Value& value) {
-  constexpr int kLine = 64 / sizeof(T);
   int64_t i = 0;
-  if (large && reinterpret_cast<uintptr_t>(out) % 64 == 0) {
-    for (; i + kLine <= k; i += kLine) {
-      alignas(64) T line[kLine];
-#pragma GCC unroll 4
-      for (int j = 0; j < kLine; j += 16) store<16>(line + j, value(std::integral_constant<int, 16>(), i + j));
-      stream_line(out + i, line);
-    }
+  if (large && reinterpret_cast<uintptr_t>(out) % (16 * sizeof(T)) == 0) {
+    for (; i + 16 <= k; i += 16) stream(out + i, value(std::integral_constant<int, 16>(), i));
   }
   for_each_vector(i, k, [&](auto lanes, int64_t at) { store<decltype(lanes)::value>(out + at, value(lanes, at)); });
 }
@@ -68,7 +53,7 @@ struct Static {
   void operator()(const float* row, int64_t k) const {
     write_row(out, k, large, [&]<int L>(std::integral_constant<int, L>, int64_t i) {
       const Vec<L> y = load<L>(row + i) * scale * mul.at<L>(i) + add.at<L>(i);
-      return rounded<L>(clamped<L>(y, qmin, qmax));
+      return clamped<L>(y, qmin, qmax);
     });
   }
 };
@@ -83,34 +68,43 @@ struct PerToken {
   float qmin, qmax;
   bool symmetric;
 
-  // Shifts and smooths the row in place, where asked to; returns its range, which zero belongs to.
-  std::pair<float, float> prepare(float* row, int64_t k) const {
-    const bool transformed = shift.values || smooth.values;
-    Vec<16> low = {}, high = {};
-    for_each_vector(0, k, [&]<int L>(std::integral_constant<int, L>, int64_t i) {
-      Vec<L> y = load<L>(row + i);
-      if (transformed) {
-        y *= scale;
-        if (shift.values) y -= shift.at<L>(i);
-        if (smooth.values) y *= smooth.at<L>(i);
-        store<L>(row + i, y);
+  template <int L> TORCHQX_INLINE Vec<L> transformed(const Vec<L>& v, int64_t i) const {
+    Vec<L> y = v * scale;
+    if (shift.values) y -= shift.at<L>(i);
+    if (smooth.values) y *= smooth.at<L>(i);
+    return y;
+  }
+
+  // The range of the row, which zero belongs to; four vectors at a time, as each comparison waits for the one before.
+  std::pair<float, float> range(const float* row, int64_t k) const {
+    Vec<16> low[4] = {}, high[4] = {};
+    int64_t i = 0;
+    for (; i + 64 <= k; i += 64) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const Vec<16> y = load<16>(row + i + 16 * j);
+        low[j] = y < low[j] ? y : low[j];
+        high[j] = y > high[j] ? y : high[j];
       }
-      if constexpr (L == 16) {
-        low = y < low ? y : low;
-        high = y > high ? y : high;
-      } else {
-        low[0] = std::min(low[0], y[0]);
-        high[0] = std::max(high[0], y[0]);
-      }
-    });
-    for (int l = 1; l < 16; ++l) low[0] = std::min(low[0], low[l]), high[0] = std::max(high[0], high[l]);
-    return {low[0], high[0]};
+    }
+    float lowest = 0, highest = 0;
+    for (; i < k; ++i) lowest = std::min(lowest, row[i]), highest = std::max(highest, row[i]);
+    for (int j = 0; j < 4; ++j) {
+      for (int l = 0; l < 16; ++l) lowest = std::min(lowest, low[j][l]), highest = std::max(highest, high[j][l]);
+    }
+    return {lowest, highest};
   }
 
   void operator()(float* row, int64_t k) const {
     constexpr float kSmallestScale = 1e-12f;
-    const auto [lowest, highest] = prepare(row, k);
-    const float remaining = shift.values || smooth.values ? 1 : scale;
+    const bool in_place = shift.values || smooth.values;
+    if (in_place) {
+      for_each_vector(0, k, [&]<int L>(std::integral_constant<int, L>, int64_t i) {
+        store<L>(row + i, transformed<L>(load<L>(row + i), i));
+      });
+    }
+    const auto [lowest, highest] = range(row, k);
+    const float remaining = in_place ? 1 : scale;
     const float low = lowest * remaining, high = highest * remaining;
     float step, zero;
     if (symmetric) {

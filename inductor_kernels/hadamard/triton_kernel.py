@@ -1,53 +1,89 @@
 """The product of rows with a Hadamard matrix on tensor cores: templates for Inductor, which fuses what is around them.
 
-One program holds BLOCK_M padded blocks. For each factor F, the innermost first, it multiplies the last dimension by F and
-turns it to the front: after all factors every dimension has come round, and the product is complete.
+One program holds BLOCK_M padded blocks. For each factor F, the innermost first, it multiplies the last dimension by F
+and turns it to the front: after all factors every dimension has come round, and the product is complete.
 
     [m, a, b, c] · F_c -> [m, c, a, b] · F_b -> [m, b, c, a] · F_a -> [m, a, b, c]
 
-Sums are float32. A float32 operand is a sum of bfloat16 parts, and +-1 is exact: one part is bfloat16 itself, two hold 16
-bits, three all 24. So errors are those of float32 sums and, after 16-bit inputs, of 2^-17 where the third part is left
-out; nothing depends on tf32, which not all tensor cores have.
+A large first factor does not fit beside its operand: then one program holds (a part of) one block of the result, and
+adds up F_aᵀ · ([a, b] · F_b) over slices of a.
+
+Sums are float32. A float32 operand is a sum of bfloat16 parts, and +-1 is exact: one part is bfloat16 itself, two hold
+16 bits, three all 24. So errors are those of float32 sums and, after 16-bit inputs, of 2^-17 where the third part is
+left out; nothing depends on tf32, which not all tensor cores have.
 """
+
+from typing import Any
 
 from torch._inductor.select_algorithm import SymbolicGridFn, TritonTemplate
 
-_LOAD = r"""
+_MACROS = r"""
+{%- macro factor(name, order, size, dense, i, j, indent) %}
+{%- set pad = " " * indent %}
+{{pad}}{{name}}_mask = ({{i}} < {{order}}) & ({{j}} < {{order}})
+{%- if dense %}
+{{pad}}{{name}} = tl.load(BASE + {{j if TRANSPOSE else i}} * {{order}} + {{i if TRANSPOSE else j}}, \
+mask={{name}}_mask, other=0).to(tl.bfloat16)
+{%- else %}
+{{pad}}# -1 where i and j have an odd number of set bits in common; 0x6996 holds the parity of each four bits.
+{{pad}}{{name}}_bits = {{i}} & {{j}}
+{{pad}}{{name}}_odd = (0x6996 >> (({{name}}_bits ^ ({{name}}_bits >> 4)) & 15)) & 1
+{{pad}}{{name}} = tl.where({{name}}_mask, 1 - 2 * {{name}}_odd, 0).to(tl.bfloat16)
+{%- endif %}
+{%- endmacro %}
+{%- macro dot(sum, left, right, split, parts, start, indent) %}
+{%- set pad = " " * indent %}
+{%- for p in range(parts) %}
+{{pad}}{{sum}}_part = {{split}}.to(tl.bfloat16)
+{{pad}}{{sum}} = tl.dot({{left or sum + "_part"}}, {{right or sum + "_part"}}{{", " + sum if p or start else ""}})
+{%- if not loop.last %}
+{{pad}}{{split}} = {{split}} - {{sum}}_part.to(tl.float32)
+{%- endif %}
+{%- endfor %}
+{%- endmacro %}
+"""
+_PLACE = r"""
+{{def_kernel("X", *OPERANDS)}}
     row = tl.program_id(0).to(INDEX_DTYPE) * BLOCK_M + tl.arange(0, BLOCK_M).to(INDEX_DTYPE)
-    lane = tl.arange(0, WIDTH).to(INDEX_DTYPE)
+    lane = tl.program_id(2).to(INDEX_DTYPE) * WIDTH + tl.arange(0, WIDTH).to(INDEX_DTYPE)
+    first = tl.program_id(1).to(INDEX_DTYPE) * ORDER
     idx_m = row[:, None]
-    idx_n = (tl.program_id(1).to(INDEX_DTYPE) * ORDER + lane)[None, :]
+    idx_n = (first + lane)[None, :]
     mask = (idx_m < {{size("X", 0)}}) & (lane < ORDER)[None, :]
+"""
+_WHOLE = r"""
     {{load_input("X", "x", ("idx_m", "idx_n"), mask="mask", indent_width=4, index_shape=("BLOCK_M", "WIDTH"))}}
     y = x.to(tl.float32)
-"""
-_MULTIPLY = r"""
 {%- for order, size, dense, parts in FACTORS %}
 {%- set n = loop.index %}
     i{{n}} = tl.arange(0, {{size}})[:, None]
     j{{n}} = tl.arange(0, {{size}})[None, :]
-    inside{{n}} = (i{{n}} < {{order}}) & (j{{n}} < {{order}})
-{%- if dense %}
-    f{{n}} = tl.load(BASE + {{"j" if TRANSPOSE else "i"}}{{n}} * {{order}} + {{"i" if TRANSPOSE else "j"}}{{n}}, \
-mask=inside{{n}}, other=0)
-{%- else %}
-    # -1 where i and j have an odd number of set bits in common; 0x6996 holds the parity of each four bits.
-    both{{n}} = i{{n}} & j{{n}}
-    f{{n}} = tl.where(inside{{n}}, 1 - 2 * ((0x6996 >> ((both{{n}} ^ (both{{n}} >> 4)) & 15)) & 1), 0)
-{%- endif %}
-    f{{n}} = f{{n}}.to(tl.bfloat16)
-    rest{{n}}_1 = tl.reshape(y, (BLOCK_M * WIDTH // {{size}}, {{size}}))
-    part{{n}}_1 = rest{{n}}_1.to(tl.bfloat16)
-    sum{{n}} = tl.dot(part{{n}}_1, f{{n}})
-{%- for p in range(2, parts + 1) %}
-    rest{{n}}_{{p}} = rest{{n}}_{{p - 1}} - part{{n}}_{{p - 1}}.to(tl.float32)
-    part{{n}}_{{p}} = rest{{n}}_{{p}}.to(tl.bfloat16)
-    sum{{n}} = tl.dot(part{{n}}_{{p}}, f{{n}}, sum{{n}})
-{%- endfor %}
+{{- factor("f" ~ n, order, size, dense, "i" ~ n, "j" ~ n, 4) }}
+    y{{n}} = tl.reshape(y, (BLOCK_M * WIDTH // {{size}}, {{size}}))
+{{- dot("sum" ~ n, none, "f" ~ n, "y" ~ n, parts, false, 4) }}
     turned{{n}} = tl.permute(tl.reshape(sum{{n}}, (BLOCK_M, WIDTH // {{size}}, {{size}})), (0, 2, 1))
     y = tl.reshape(turned{{n}}, (BLOCK_M, WIDTH))
 {%- endfor %}
     y = y * SCALE
+"""
+_SLICES = r"""
+{%- set inner, inner_size, _, inner_parts = FACTORS[0] %}
+{%- set outer, outer_size, outer_dense, outer_parts = FACTORS[1] %}
+    c = tl.arange(0, {{inner}})
+{{- factor("f_inner", inner, inner, false, "c[:, None]", "c[None, :]", 4) }}
+    to = tl.program_id(2) * (WIDTH // {{inner}}) + tl.arange(0, WIDTH // {{inner}})
+    sums = tl.zeros((WIDTH // {{inner}}, {{inner}}), tl.float32)
+    for start in range(0, {{outer}}, SLICE):
+        a = start + tl.arange(0, SLICE)
+        idx_k = first + (a[:, None] * {{inner}} + c[None, :]).to(INDEX_DTYPE)
+        mask_k = (idx_m < {{size("X", 0)}}) & (a < {{outer}})[:, None]
+        {{load_input("X", "x", ("idx_m", "idx_k"), mask="mask_k", indent_width=8,
+                     index_shape=("SLICE", inner | string))}}
+        y = x.to(tl.float32)
+{{- dot("within", none, "f_inner", "y", inner_parts, false, 8) }}
+{{- factor("f_outer", outer, outer_size, outer_dense, "a[None, :]", "to[:, None]", 8) }}
+{{- dot("sums", "f_outer", none, "within", outer_parts, true, 8) }}
+    y = tl.reshape(sums, (BLOCK_M, WIDTH)) * SCALE
 """
 _RANGES = r"""
 {%- if SHIFTED %}
@@ -76,14 +112,15 @@ _STORE = r"""
 
 
 @SymbolicGridFn
-def _grid(rows, columns, meta, *, cdiv):
-    return (cdiv(rows, meta["BLOCK_M"]), columns // meta["ORDER"], 1)
+def _grid(rows: Any, columns: Any, meta: dict[str, Any], *, cdiv: Any) -> tuple[Any, Any, Any]:
+    return cdiv(rows, meta["BLOCK_M"]), columns // meta["ORDER"], cdiv(meta["PADDED"], meta["WIDTH"])
 
 
-def _template(name: str, source: str) -> TritonTemplate:
-    return TritonTemplate(name=name, grid=_grid, source=source, prologue_loads_all_inputs=True)
-
-
-PRODUCT = _template("hadamard", "{{def_kernel('X', *OPERANDS)}}" + _LOAD + _MULTIPLY + _STORE)
-PER_TOKEN = _template("hadamard_per_token",
-                      "{{def_kernel('X', *OPERANDS)}}" + _LOAD + _MULTIPLY + _RANGES + _STORE)
+# (does the first factor come in slices, is the result quantized per token) -> template
+TEMPLATES = {
+    (sliced, ranged): TritonTemplate(
+        name=f"hadamard{'_slices' if sliced else ''}{'_per_token' if ranged else ''}", grid=_grid,
+        source=_MACROS + _PLACE + (_SLICES if sliced else _WHOLE) + (_RANGES if ranged else "") + _STORE,
+        prologue_loads_all_inputs=True)
+    for sliced in (False, True) for ranged in (False, True)
+}

@@ -72,37 +72,74 @@ template <int L, class T> TORCHQX_INLINE Vec<L> load(const T* p) {
   }
 }
 
-// As uint8_t, v holds whole numbers of -128 to 255; negative ones become the bits of an int8.
+// To the nearest integer, ties to even, for |v| < 2^22.
+template <int L> TORCHQX_INLINE Vec<L> rounded(const Vec<L>& v) { return (v + 0x1.8p23f) - 0x1.8p23f; }
+
+template <int L> TORCHQX_INLINE typename Lanes<L>::Short rounded_to_bfloat16(const Vec<L>& v) {
+  const IntVec<L> all = bits_as<IntVec<L>>(v);
+  const IntVec<L> rounded = (all + 0x7fff + (all >> 16 & 1)) >> 16;          // to nearest, ties to even
+  const IntVec<L> quiet = v != v;                                            // a NaN must not round to infinity
+  return __builtin_convertvector((rounded & ~quiet) | (0x7fc0 & quiet), typename Lanes<L>::Short);
+}
+
+#if defined(__AVX512F__)
+// 16 floats in their stored form.
+template <class T> TORCHQX_INLINE auto packed(const Vec<16>& vec) {
+  const __m512 v = bits_as<__m512>(vec);
+  if constexpr (std::is_same_v<T, float>) {
+    return v;
+  } else if constexpr (std::is_same_v<T, uint8_t>) {
+    return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+  } else if constexpr (std::is_same_v<T, float16>) {
+    return _mm512_cvtps_ph(v, 0);
+  } else {
+#if defined(__AVX512BF16__)
+    return bits_as<__m256i>(_mm512_cvtneps_pbh(v));
+#else
+    return bits_as<__m256i>(rounded_to_bfloat16<16>(vec));
+#endif
+  }
+}
+#endif
+
+// As uint8_t, v of -128 to 255 is rounded to the nearest, ties to even; negative codes become the bits of an int8.
 template <int L, class T> TORCHQX_INLINE void store(T* p, const Vec<L>& v) {
+#if defined(__AVX512F__)
+  if constexpr (L == 16) return write(p, packed<T>(v));
+#endif
   if constexpr (std::is_same_v<T, float>) {
     write(p, v);
   } else if constexpr (std::is_same_v<T, uint8_t>) {
-#if defined(__AVX512F__)
-    if constexpr (L == 16) return write(p, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(bits_as<__m512>(v))));
-#endif
-    write(p, __builtin_convertvector(__builtin_convertvector(v, IntVec<L>), typename Lanes<L>::Byte));
+    write(p, __builtin_convertvector(__builtin_convertvector(rounded<L>(v), IntVec<L>), typename Lanes<L>::Byte));
   } else if constexpr (std::is_same_v<T, bfloat16>) {
-#if defined(__AVX512BF16__)
-    if constexpr (L == 16) return write(p, _mm512_cvtneps_pbh(bits_as<__m512>(v)));
-#endif
-    const IntVec<L> all = bits_as<IntVec<L>>(v);
-    const IntVec<L> rounded = (all + 0x7fff + (all >> 16 & 1)) >> 16;          // to nearest, ties to even
-    const IntVec<L> quiet = v != v;                                            // a NaN must not round to infinity
-    write(p, __builtin_convertvector((rounded & ~quiet) | (0x7fc0 & quiet), typename Lanes<L>::Short));
+    write(p, rounded_to_bfloat16<L>(v));
   } else {
-#if defined(__AVX512F__)
-    if constexpr (L == 16) return write(p, _mm512_cvtps_ph(bits_as<__m512>(v), 0));
-#endif
     for (int i = 0; i < L; ++i) p[i].bits = narrowed(v[i]);
   }
 }
 
+// Past the caches, where the target can: a large output would only push out what others still need. `p` is aligned to
+// what 16 elements take.
+template <class T> TORCHQX_INLINE void stream(T* p, const Vec<16>& v) {
+#if defined(__AVX512F__)
+  const auto bits = packed<T>(v);
+  if constexpr (sizeof(bits) == 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(p), bits_as<__m512i>(bits));
+  if constexpr (sizeof(bits) == 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bits);
+  if constexpr (sizeof(bits) == 16) _mm_stream_si128(reinterpret_cast<__m128i*>(p), bits);
+#else
+  store<16>(p, v);
+#endif
+}
+
 template <int L> TORCHQX_INLINE Vec<L> clamped(Vec<L> v, float low, float high) {
+#if defined(__AVX512F__)
+  if constexpr (L == 16) {  // one instruction each, where a comparison and a choice are two
+    const __m512 raised = _mm512_max_ps(bits_as<__m512>(v), _mm512_set1_ps(low));
+    return bits_as<Vec<L>>(_mm512_min_ps(raised, _mm512_set1_ps(high)));
+  }
+#endif
   v = v < low ? Vec<L>{} + low : v;
   return v > high ? Vec<L>{} + high : v;
 }
-
-// To the nearest integer, ties to even, for |v| < 2^22.
-template <int L> TORCHQX_INLINE Vec<L> rounded(const Vec<L>& v) { return (v + 0x1.8p23f) - 0x1.8p23f; }
 
 }  // namespace torchqx::rotation

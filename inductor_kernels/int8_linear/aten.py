@@ -13,6 +13,18 @@ from torchqx.inductor_kernels.int8_linear.quantize import code_dtype
 MOST_INTEGER_GROUPS = 32  # each group is a matmul and a pass over the output; with more, one float matmul is faster
 
 
+def _takes_unsigned() -> bool:
+    """Whether torch's integer matmul takes uint8 codes on the CPU."""
+    try:
+        torch._int_mm(torch.ones(1, 16, dtype=torch.uint8), torch.ones(16, 16, dtype=torch.int8))
+    except RuntimeError:
+        return False
+    return True
+
+
+TAKES_UNSIGNED = _takes_unsigned()
+
+
 def activate(y: Tensor, activation: str) -> Tensor:
     """The activation functions that the kernels know, by name."""
     if activation == "none":
@@ -29,9 +41,10 @@ def activate(y: Tensor, activation: str) -> Tensor:
 def int_matmul(x: Tensor, qdata: Tensor, zero_point: Tensor, column_sum: Tensor) -> Tensor:
     """Σ_k (x - z) q in int32: x uint8 or int8 [M, K], qdata int8 [N, K], z int32 (one element or [M, 1]) -> [M, N].
 
-    CPUs multiply uint8 by int8, GPUs int8 by int8: there codes of the other kind move down by 128, with z.
+    CPUs multiply uint8 by int8, GPUs (and torch 2.11 everywhere) int8 by int8: there codes of the other kind move down
+    by 128, with z.
     """
-    if x.is_cuda and x.dtype == torch.uint8:
+    if x.dtype == torch.uint8 and (x.is_cuda or not TAKES_UNSIGNED):
         x, zero_point = (x.to(torch.int16) - 128).to(torch.int8), zero_point - 128
     if x.dtype == torch.int8:
         sums = torch.ops.torchqx.int8_matmul(x, qdata)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchqx.inductor_kernels.int8_linear import int8_linear_aten, quantize_per_token, quantize_static
 
 ROWS, K, N = 33, 100, 64  # odd: K is no multiple of any tile
+WIDE = 1024  # a Hadamard matrix of two factors
 CODES = (-128, 127)
 FLOAT = (None, None, *CODES, torch.float32)
 
@@ -62,6 +63,14 @@ def _gated(x: Tensor, q: Tensor, scale: Tensor, column_sum: Tensor, x_scale: Ten
     return quantize_static(F.silu(gate) * up, mul, add, *CODES)
 
 
+def _rotated(g: Tensor, u: Tensor, mul: Tensor, add: Tensor) -> Tensor:
+    return torch.ops.torchqx.hadamard_quantize_static(F.silu(g) * u, None, WIDE, mul, add, *CODES)
+
+
+def _rotated_per_token(g: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+    return torch.ops.torchqx.hadamard_quantize_per_token(F.silu(g) * u, None, WIDE, None, None, *CODES, False)
+
+
 def operands(rows: int = ROWS, k: int = K, n: int = N, per_token: bool = False) -> tuple[Tensor, ...]:
     """Codes, weight, its scale and sums, the codes' scale and zero point."""
     q = torch.randint(-127, 128, (n, k), dtype=torch.int8)
@@ -80,7 +89,7 @@ def blocks() -> list[Block]:
         out = (torch.rand(1) * 20 + 10, torch.tensor([-37.0]))
         column, residual = torch.randn(N), torch.randn(ROWS, N)
         template, matmul = ("template",), ("torchqx.int8_matmul", "aten.mul")
-        o = operands()
+        o, wide = operands(), torch.randn(2, ROWS, WIDE)
         return [
             Block("norm, shift, scale, quantize", _norm, (x, weight, bias, mul, add), ("persistent_reduction",),
                   ("aten.native_layer_norm", "aten.mul", "aten.add", "aten.round", "aten.clamp")),
@@ -98,4 +107,10 @@ def blocks() -> list[Block]:
                   (*o, column, residual, *out), template, (*matmul, "aten.gelu", "aten.round")),
             Block("int8 linear, gated product, quantize", _gated, (*o, *out), ("template", "pointwise"),
                   ("aten.silu", "aten.mul", "aten.round")),
+            Block("rotation", lambda x: torch.ops.torchqx.hadamard(x, None, WIDE, False), (wide[0],), template,
+                  ("torchqx.hadamard",)),
+            Block("gated product, rotation, quantize", _rotated, (*wide, *out), template,
+                  ("aten.silu", "torchqx.hadamard_quantize_static"), 1e-2),
+            Block("gated product, rotation, quantize per token", _rotated_per_token, tuple(wide), template,
+                  ("aten.silu", "torchqx.hadamard_quantize_per_token"), 1e-2),
         ]

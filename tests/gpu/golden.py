@@ -21,6 +21,8 @@ KEPT = {
     "norm, quantize per token": "norm_quantize_per_token.txt",
     "int8 linear, bias, gelu, residual, requantize": "int8_linear_gelu_requantize.txt",
     "int8 linear, gated product, quantize": "int8_linear_gated.txt",
+    "gated product, rotation, quantize": "rotation_quantize.txt",
+    "gated product, rotation, quantize per token": "rotation_quantize_per_token.txt",
 }
 
 

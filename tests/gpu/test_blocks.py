@@ -42,7 +42,7 @@ def test_resources(case: tuple[Block, GpuProgram]) -> None:
     block, program = case
     reports = program.compile()
     assert not spilling(reports)
-    assert "template" not in block.launches or not no_integer_matmul(reports)
+    assert "torchqx.int8_matmul" not in block.fused or not no_integer_matmul(reports)
 
 
 @pytest.mark.parametrize("arch", ELSEWHERE)

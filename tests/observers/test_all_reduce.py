@@ -14,9 +14,15 @@ from torchqx.observers import (
     RowReservoir,
     TokenQuantileObserver,
 )
+from torchqx.observers.base import TensorObserver
 
 KINDS = [MinMaxObserver, MeanMinMaxObserver, PercentileObserver, HistogramObserver, ChannelMinMaxObserver,
          TokenQuantileObserver, RowReservoir]
+
+
+def of_rank(kind: type, rank: int) -> TensorObserver:
+    """What ``rank`` of a group makes: its reservoir draws its own keys."""
+    return kind(site="s", seed=rank) if kind is RowReservoir else kind(site="s")
 
 
 def data(rank: int) -> torch.Tensor:
@@ -49,9 +55,8 @@ def reduced(tmp_path_factory) -> list[dict]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_rank_holds_what_all_saw(reduced, kind):
-    both, second = kind(site="s"), kind(site="s")
+    both, other, second = of_rank(kind, 0), of_rank(kind, 1), of_rank(kind, 1)
     both(data(0))
-    other = kind(site="s")
     other(data(1))
     both.merge(other)
     second(data(1))

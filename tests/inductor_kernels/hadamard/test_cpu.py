@@ -19,10 +19,11 @@ from torchqx.rotations import Hadamard, choose
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="no C++ compiler")
 ops = torch.ops.torchqx
-# Widths of every kind: no power, powers below a vector, one to sixteen vectors, each radix after them, bases with room
-# for four, two and one vector of sums, with one and two levels mixed in, several blocks to a row.
+# Widths of every kind: no power, powers below a vector, one to sixteen vectors, each radix after them, compiled bases,
+# bases with room for four, two and one vector of sums, with one and two levels mixed in, several blocks to a row.
 LENGTHS = [1, 2, 3, 4, 8, 16, 32, 63, 64, 128, 256, 512, 1024, 2048, 4096, 8192,
-           12, 24, 48, 96, 100, 172, 384, 576, 768, 960, 1000, 1376, 1536, 3456, 3584, 4480, 6144, 11008, 12288, 14336]
+           12, 24, 48, 96, 100, 172, 320, 384, 448, 576, 768, 960, 1000, 1376, 1536, 3456, 3584, 4480, 5120, 6144,
+           11008, 12288, 14336]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
