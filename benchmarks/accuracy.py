@@ -1,4 +1,4 @@
-"""Accuracy of recipes at several bit widths: ``python -m benchmarks.accuracy minilm`` and ``... smollm2``."""
+"""Accuracy of recipes at several bit widths: ``python -m benchmarks.accuracy minilm``, ``smollm2``, ``stories260k``."""
 
 import copy
 import time
@@ -18,11 +18,13 @@ from benchmarks import models
 from benchmarks.data import DataMissingError, sick_pairs, wikitext_test, wikitext_valid
 from benchmarks.records import report
 from benchmarks.scores import encoder, perplexity, sentence_batches, sick_spearman, token_windows
+from benchmarks.stories import stories, story_windows
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
 
 METHODS = {"min-max": "MinMaxConfig", "SmoothQuant": "SmoothQuantScalingConfig", "OS+": "OutlierSuppressionPlusConfig"}
 ROTATED = {"rotated": {"shift_scale": "none"}, "rotated + OS+": {"shift_scale": "osplus"}}
+PER_HEAD = {"rotated, heads folded": {"shift_scale": "none", "fold": "all"}}
 WINDOW_TOKENS = 512
 
 Batches = Sequence[dict[str, Tensor]]
@@ -30,7 +32,10 @@ Batches = Sequence[dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Setting:
-    """One row: a method of METHODS or ROTATED, bits of weights and activations, and how activations are quantized."""
+    """One row: a method of METHODS, ROTATED or PER_HEAD, bits of weights and activations, and how these are quantized.
+
+    ``activation``: "static", "token" or "auto".
+    """
 
     method: str
     bits: int
@@ -47,7 +52,7 @@ class Setting:
         """
         config = getattr(torchqx, METHODS.get(self.method, "HadamardConfig"))
         recipe = config(weight_bits=self.bits, activation_bits=self.bits, activation=self.activation,
-                        **ROTATED.get(self.method, {}))
+                        **(ROTATED | PER_HEAD).get(self.method, {}))
         quantized = torchqx.quantize(copy.deepcopy(model), recipe, calibration)
         quantized.compile(backend="torchqx", options={"lowering": "eager"})
         return quantized
@@ -92,12 +97,31 @@ def smollm2(
         for bits, activation, method in product((8, 6), ("static", "token", "auto"), METHODS)
         if activation != "auto" or method == "OS+"
     ]
-    settings += [*_per_token((8, 6), ROTATED), *_per_token((4,), (*METHODS, *ROTATED))]
+    settings += [*_per_token((8, 6), ROTATED), *_per_token((4,), (*METHODS, *ROTATED, *PER_HEAD))]
     header = ("method", "perplexity", "against float", "seconds")
     title = f"SmolLM2-135M on WikiText-2: {windows} windows of 512, {calibrate} calibration windows"
     _tabulate(
         "accuracy-smollm2", title, header, model, calibration, _chosen(settings, only),
         score=lambda candidate: perplexity(candidate, evaluated),
+        against=lambda score, float_score: f"{100 * (score / float_score - 1):+.2f}%",
+    )  # fmt: skip
+
+
+@app.command()
+def stories260k(
+    windows: Annotated[int, typer.Option(min=1, help="Windows of 512 tokens, from the first.")] = 20,
+    calibrate: Annotated[int, typer.Option(min=1, help="Windows of 512 tokens, those after.")] = 8,
+    only: Annotated[str, typer.Option(help="Only rows whose name contains this.")] = "",
+) -> None:
+    """Perplexity of stories260K on TinyStories."""
+    text = story_windows(windows + calibrate)
+    calibration = [{"input_ids": window[None], "use_cache": False} for window in text[windows:]]
+    header = ("method", "perplexity", "against float", "seconds")
+    title = f"stories260K on TinyStories: {windows} windows of 512, {calibrate} calibration windows"
+    settings = _per_token((8, 6, 4), (*METHODS, *ROTATED))
+    _tabulate(
+        "accuracy-stories260k", title, header, stories(), calibration, _chosen(settings, only),
+        score=lambda candidate: perplexity(candidate, text[:windows]),
         against=lambda score, float_score: f"{100 * (score / float_score - 1):+.2f}%",
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
-"""Evaluation and calibration text, read from one folder that stands outside the repository.
+"""Text for evaluation and calibration, and small checkpoints, read from two folders outside the repository.
 
-The folder is ``$TORCHQX_DATA``, or ``../shared/data`` beside the repository. Nothing of it is shipped.
+The folders are ``$TORCHQX_DATA`` and ``$TORCHQX_MODELS``, or ``../shared/data`` and ``../shared/models`` beside the
+repository. Nothing of them is shipped.
 """
 
 import csv
@@ -12,10 +13,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class DataMissingError(FileNotFoundError):
-    """A data file is absent; the message says which, and how to point at it."""
+    """A file is absent; the message says which, and how to point at it."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"data file {path} is missing: set TORCHQX_DATA to the folder that holds {path.name}")
+    def __init__(self, path: Path, variable: str = "TORCHQX_DATA") -> None:
+        super().__init__(f"data file {path} is missing: set {variable} to the folder that holds {path.name}")
 
 
 class SickPair(NamedTuple):
@@ -39,6 +40,14 @@ def data_file(name: str) -> Path:
     return path
 
 
+def model_file(name: str) -> Path:
+    """The path of one checkpoint's file. Raises ``DataMissingError`` when it is absent."""
+    path = Path(os.environ.get("TORCHQX_MODELS") or REPOSITORY.parent / "shared" / "models") / name
+    if not path.is_file():
+        raise DataMissingError(path, "TORCHQX_MODELS")
+    return path
+
+
 def sick_pairs(limit: int | None = None, start: int = 0) -> list[SickPair]:
     """``limit`` pairs of SICK-R from pair ``start`` on, in file order (all that are left when ``limit`` is None)."""
     with data_file("sick.tsv").open(encoding="utf-8", newline="") as lines:
@@ -55,3 +64,8 @@ def wikitext_test() -> str:
 def wikitext_valid() -> str:
     """WikiText-2's tokenised validation text: calibrate on this."""
     return data_file("wikitext2/valid.txt").read_text(encoding="utf-8")
+
+
+def tiny_stories() -> str:
+    """Short stories for children, one after the other."""
+    return data_file("tinystories.txt").read_text(encoding="utf-8")

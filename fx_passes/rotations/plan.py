@@ -30,16 +30,17 @@ SMALLEST_HEAD = 16  # block of a rotation per head: a smaller one mixes too few 
 
 def plan_rotations(gm: GraphModule, sites: GraphSites, wanted: Collection[LinearSite],
                    rotation: Callable[[int], Hadamard] = choose, values: Mapping[Node, Tensor] | None = None,
-                   ) -> dict[LinearOp, RotationChoice]:
+                   heads: bool = True) -> dict[LinearOp, RotationChoice]:
     """A choice for every op of ``wanted``; ``gm`` stays as it is.
 
     Args:
         sites: of ``gm``, a float graph.
         wanted: sites whose activation is rotated, by ``rotation(K)`` where nothing better is found.
         values: placeholder -> Parameter, for norm weights; without it none is absorbed.
+        heads: whether rows may be rotated head by head where that folds, instead of as a whole.
     """
     planning = _Planning(gm, sites, wanted, rotation, values or {})
-    for shape, found in planning.candidates():
+    for shape, found in planning.candidates(heads):
         planning.settle(shape, found)
     return planning.choices()
 
@@ -61,10 +62,10 @@ class _Planning:
         self.sinks = inserted.inputs
         self.carriers: dict[Node, Carried] = {}
 
-    def candidates(self) -> list[tuple[Shape, Hadamard]]:
+    def candidates(self, with_heads: bool) -> list[tuple[Shape, Hadamard]]:
         """Frames to try: one per length of a row, then one per length of a head, which serves rows of all heads."""
         rows = {width_of(op): self.made[op].input for op in self.sinks}
-        heads = {fake(site.v).shape[-1]: None for site in self.sites.attentions}
+        heads = {fake(site.v).shape[-1]: None for site in self.sites.attentions if with_heads}
         frames = [(Shape(r.block, width if r.seed is not None else None), r) for width, r in rows.items()]
         for size in heads:
             head = choose(size) if isinstance(size, int) else Hadamard(1)
