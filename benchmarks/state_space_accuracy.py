@@ -1,4 +1,4 @@
-"""Accuracy of state-space recipes on real weights: ``python -m benchmarks.state_space_accuracy typeseg``."""
+"""Accuracy of state-space recipes on real weights: ``python -m benchmarks.state_space_accuracy``."""
 
 import copy
 import time

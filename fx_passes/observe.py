@@ -6,21 +6,30 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_arg
+
+from torchqx.fx_passes.sites.scans import named_arguments
 
 
 class ObservingInterpreter(Interpreter):
     """Runs ``gm``; calls ``watch[node](value)`` when a node has its value, and keeps the values of ``keep``.
 
+    ``before[node](arguments by name)`` is called before an operator runs, which may write into them.
+
     Attributes:
         kept: node -> value, detached copies, so that later in-place writes of the graph do not reach them.
     """
 
-    def __init__(self, gm: GraphModule, watch: Mapping[Node, Callable[[Tensor], None]], keep: Collection[Node]) -> None:
+    def __init__(self, gm: GraphModule, watch: Mapping[Node, Callable[[Tensor], None]], keep: Collection[Node],
+                 before: Mapping[Node, Callable[[dict[str, Any]], None]] | None = None) -> None:
         super().__init__(gm)
-        self.watch, self.keep = watch, set(keep)
+        self.watch, self.keep, self.before = watch, set(keep), before or {}
         self.kept: dict[Node, Any] = {}
 
     def run_node(self, n: Node) -> Any:
+        if n in self.before:
+            with torch.inference_mode(False), torch.no_grad():
+                self.before[n](map_arg(named_arguments(n), self.env.__getitem__))
         value = super().run_node(n)
         seen = self.watch.get(n)
         with torch.inference_mode(False), torch.no_grad():  # what is kept may be read outside inference mode

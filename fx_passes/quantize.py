@@ -26,7 +26,8 @@ from torch.nn import Parameter
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.derived import Derived
 from torchqx.fx_passes.lower import HADAMARD, OpStructure, is_simple, matmul, quantize_rows
-from torchqx.fx_passes.sites import Form, GraphSites, LinearOp
+from torchqx.fx_passes.quantize_scan import ScanRewrite, ScanStructure
+from torchqx.fx_passes.sites import Form, GraphSites, LinearOp, ScanSite
 from torchqx.rotations import Hadamard
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
 
@@ -40,16 +41,19 @@ class QuantizedGraph:
 
 
 def quantize_graph(gm: GraphModule, sites: GraphSites, structures: Mapping[Node, OpStructure],
-                   stored: Collection[Node]) -> QuantizedGraph:
+                   stored: Collection[Node], scans: Mapping[ScanSite, ScanStructure] | None = None) -> QuantizedGraph:
     """A copy of ``gm`` in which each op whose node is in ``structures`` is quantized; ``gm`` stays as it is.
 
     Args:
         stored: placeholders at which the model holds a storage tensor; whatever else reads them sees float weights.
+        scans: the scans and convolutions that are quantized too.
     """
     target = _Target(gm)
     for site in sites.linears:
         for ops in _together([op for op in site.ops if op.node in structures], structures):
             _Rewrite(target, ops, structures).run()
+    for scan, structure in (scans or {}).items():
+        ScanRewrite(target, gm, scan, structure).run()
     quantized = [op.weight for site in sites.linears for op in site.ops if op.node in structures]
     return target.finish(gm, dict.fromkeys([*quantized, *stored]), set(stored))
 

@@ -2,6 +2,7 @@
 
 from torchqx.observers.base import TensorObserver
 from torchqx.observers.histogram import HistogramObserver, PercentileObserver
+from torchqx.observers.magnitude import MagnitudeObserver
 from torchqx.observers.minmax import ChannelMinMaxObserver, MeanMinMaxObserver, MinMaxObserver
 from torchqx.observers.reservoir import RowReservoir
 from torchqx.observers.token import TokenQuantileObserver
@@ -9,6 +10,7 @@ from torchqx.observers.token import TokenQuantileObserver
 __all__ = [
     "ChannelMinMaxObserver",
     "HistogramObserver",
+    "MagnitudeObserver",
     "MeanMinMaxObserver",
     "MinMaxObserver",
     "PercentileObserver",

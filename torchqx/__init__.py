@@ -9,7 +9,9 @@ from torchqx.baselines import MinMaxConfig, SmoothQuantScalingConfig
 from torchqx.checkpoint import load, save
 from torchqx.explain import Report, explain
 from torchqx.hadamard import HadamardConfig
+from torchqx.mamba_ptq import MambaPTQConfig, outlier_channels
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
+from torchqx.quamba import QuambaConfig
 from torchqx.refresh import refresh
 from torchqx.state_space import (
     causal_conv1d,
@@ -24,8 +26,10 @@ from torchqx.workflow import abandon, convert, prepare, quantize, whole_model
 
 __all__ = [
     "HadamardConfig",
+    "MambaPTQConfig",
     "MinMaxConfig",
     "OutlierSuppressionPlusConfig",
+    "QuambaConfig",
     "QuantizedWeight",
     "Report",
     "SmoothQuantScalingConfig",
@@ -36,6 +40,7 @@ __all__ = [
     "convert",
     "explain",
     "load",
+    "outlier_channels",
     "prepare",
     "quantize",
     "refresh",

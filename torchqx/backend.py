@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torchqx.errors import ConfigError, TorchqxError, TorchqxWarning, Unsupporte
 from torchqx.executable import TracedInputs
 from torchqx.fx_passes.canonicalize import canonicalize
 from torchqx.fx_passes.expand import expand_opaque
+from torchqx.fx_passes.rotations.keys import rotate_keys
 from torchqx.fx_passes.sites import GraphSites, find_sites
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.plan import SiteRecord
@@ -27,6 +28,8 @@ NOT_QUANTIZED = {
     "attention": "this recipe leaves attention in float",
     "norm": "computed in float; fused with the quantizers that read it",
     "residual": "kept in float",
+    "scan": "computed in float by one operator",
+    "conv": "computed in float by one operator",
 }
 
 
@@ -98,6 +101,7 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
     expand_opaque(gm)
     canonicalize(gm)
     sites = find_sites(gm, parameters)
+    turned = rotate_keys(gm, sites.attentions) if session.recipe.rotate_keys else {}
     broken = getattr(gm, "compile_subgraph_reason", None)
     if broken is not None and broken.graph_break:
         for op in (op for site in sites.linears for op in site.ops):
@@ -105,7 +109,8 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
     if parameters and not sites.linears:
         warnings.warn("a graph with parameters has no weighted matmul that torchqx knows; it is compiled as it is",
                       TorchqxWarning, stacklevel=2)
-    return GraphRunner(gm, traced, sites, names, other_records(sites), session, lowering, inductor_options or {})
+    records = other_records(sites, turned)
+    return GraphRunner(gm, traced, sites, names, records, session, lowering, inductor_options or {})
 
 
 def parameter_name(placeholder: Node) -> str:
@@ -117,8 +122,17 @@ def parameter_name(placeholder: Node) -> str:
     return ".".join(parts) if parts else placeholder.name
 
 
-def other_records(sites: GraphSites) -> list[SiteRecord]:
-    """The report's lines for everything in a graph that is no linear site."""
-    found = [*sites.norms, *sites.attentions, *sites.residuals]
+def other_records(sites: GraphSites, turned: Mapping[str, tuple[str, str]]) -> list[SiteRecord]:
+    """The report's lines for everything in a graph that is no linear site.
+
+    Args:
+        turned: what :func:`rotate_keys` says of attentions.
+    """
+    found = [*sites.norms, *sites.attentions, *sites.residuals, *sites.scans]
     records = [SiteRecord(s.key, s.kind, "skipped", NOT_QUANTIZED[s.kind]) for s in found]
+    for record in records:
+        transform, reason = turned.get(record.key, ("", ""))
+        if transform:
+            record.transforms, record.placement = [transform], "online"
+        record.reason += f"; {reason}" if reason else ""
     return records + [SiteRecord(u.key, u.kind, "skipped", u.reason) for u in sites.unsupported]

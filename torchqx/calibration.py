@@ -13,6 +13,7 @@ from torchqx.fx_passes.observe import ObservingInterpreter
 from torchqx.fx_passes.regions import Region, find_region
 from torchqx.fx_passes.sites import Form, GraphSites, LinearSite
 from torchqx.recipe import AffineRecipe
+from torchqx.scan_sites import watch_scans
 from torchqx.session import Call
 from torchqx.site_state import SiteState
 from torchqx.solve import FLOAT_TO_INT8_TIME
@@ -135,10 +136,11 @@ class Calibration:
         """
         with torch.inference_mode(False), torch.no_grad():
             states = self.states(args)
-            if states and self.session.recipe.fold:
-                plan_states(self.runner.gm, self.sites, states, self.runner.parameters(args))
+            if states and (fold := self.session.recipe.fold) != "none":
+                plan_states(self.runner.gm, self.sites, states, self.runner.parameters(args), heads=fold == "all")
             watch = Watch(states, self.regions, self.padding(args), self.session.remember(self.runner, args))
-        interpreter = ObservingInterpreter(self.runner.gm, watch.activations(), watch.kept())
+        before = watch_scans(self.sites, states, self.session.recipe)
+        interpreter = ObservingInterpreter(self.runner.gm, watch.activations(), watch.kept(), before)
         with torch.no_grad():
             outputs = interpreter.run(*args)
         with torch.inference_mode(False), torch.no_grad():

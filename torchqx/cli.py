@@ -18,13 +18,15 @@ from torchqx.cli_models import Source, check_output
 from torchqx.errors import ConfigError, TorchqxError
 from torchqx.explain import Report, explain
 from torchqx.hadamard import HadamardConfig
+from torchqx.mamba_ptq import MambaPTQConfig
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.progress import STDERR, bar, working
+from torchqx.quamba import QuambaConfig
 from torchqx.recipe import AffineRecipe, make_recipe
 from torchqx.workflow import quantize
 
 RECIPES = {"osplus": OutlierSuppressionPlusConfig, "smoothquant": SmoothQuantScalingConfig, "minmax": MinMaxConfig,
-           "hadamard": HadamardConfig}
+           "hadamard": HadamardConfig, "quamba": QuambaConfig, "mamba-ptq": MambaPTQConfig}
 WIDTH_OUTSIDE_TERMINALS = 200
 MIB = 2**20
 

@@ -30,12 +30,14 @@ def solve_together(session: Session, states: list[SiteState]) -> None:
     if dist.get_rank() == 0:
         try:
             session.solve(states)
-            answer = [[(s.parameters, s.record) for s in states]]
+            answer = [[(s.parameters, s.record, [c.record for c in s.scans.values()]) for s in states]]
         except Exception as error:  # the other ranks wait for an answer: they get the error
             answer = [error]
     dist.broadcast_object_list(answer)
     if isinstance(answer[0], Exception):
         raise answer[0]
-    for state, (parameters, record) in zip(states, answer[0], strict=True):
+    for state, (parameters, record, scans) in zip(states, answer[0], strict=True):
         state.parameters, state.record = parameters, record
+        for scan, found in zip(state.scans.values(), scans, strict=True):
+            scan.record = found
         state.release()

@@ -10,13 +10,13 @@ from rich.table import Table
 from torch.nn import Module
 
 from torchqx.errors import NotPreparedError
-from torchqx.full_names import linear_records, other_records, prefix, renamed
+from torchqx.full_names import linear_records, other_records, prefix, renamed, scan_records
 from torchqx.plan import SiteRecord, records_from_json
 from torchqx.session import SESSIONS
 from torchqx.storage import QuantizedWeight
 from torchqx.workflow import RECORDS, SESSION, unwrap
 
-ORDER = ("linear", "attention", "norm", "residual")
+ORDER = ("linear", "scan", "conv", "attention", "norm", "residual")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ def explain(model: Module) -> Report:
     records = _stored(model)
     sessions = [model.__dict__[SESSION]] if SESSION in model.__dict__ else SESSIONS.of(model)
     for session in sessions:
-        for record in [*linear_records(session, model).values(), *other_records(session, model)]:
+        linear = linear_records(session, model)
+        scans = [r for state, record in linear.items() for r in scan_records(state, record)]
+        for record in [*linear.values(), *scans, *other_records(session, model)]:
             if record.key not in records:
                 records[record.key] = record
     if not records:

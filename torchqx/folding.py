@@ -23,17 +23,18 @@ from torchqx.storage import QuantizedWeight
 
 
 def plan_states(gm: GraphModule, sites: GraphSites, states: Mapping[LinearSite, Sequence[SiteState]],
-                values: Mapping[Node, Tensor]) -> None:
+                values: Mapping[Node, Tensor], heads: bool = True) -> None:
     """Give the states that rotate, and have seen nothing yet, the rotations that fold best in this graph.
 
     Args:
         values: placeholder -> Parameter.
+        heads: whether rotations per head may fold too.
     """
     wanted = [site for site, members in states.items() if all(_open(state) for state in members)]
     if not wanted:
         return
     rows = {width_of(op): state.rotation for site in wanted for op, state in zip(site.ops, states[site], strict=True)}
-    plan = plan_rotations(gm, sites, wanted, rows.__getitem__, values)
+    plan = plan_rotations(gm, sites, wanted, rows.__getitem__, values, heads)
     for site in wanted:
         for state in dict.fromkeys(states[site]):
             _settle(state, {op.key: (op, plan[op]) for op in site.ops}, values)

@@ -27,14 +27,28 @@ def linear_records(session: Session, model: Module) -> dict[SiteState, SiteRecor
     return records
 
 
+def scan_records(state: SiteState, record: SiteRecord, index: int | None = None) -> list[SiteRecord]:
+    """The records of the scans and convolutions whose scales a state's weights (or that of operation ``index``) carry.
+
+    Args:
+        record: the state's own, with the names of the whole model.
+    """
+    before = prefix(state.record.weights[0], record.weights[0])
+    indices = range(len(state.operations)) if index is None else (index,)
+    return [renamed(r, before) for i in indices for r in state.scan_records(i)]
+
+
 def other_records(session: Session, model: Module) -> list[SiteRecord]:
-    """Records of everything in ``model`` that is no linear site, each key once."""
+    """Records of everything in ``model`` that no linear site's state knows of, each key once."""
     names = _names(model)
     records: dict[str, SiteRecord] = {}
     for parameter in model.parameters():
         for local, record in session.records_at(parameter):
             full = renamed(record, prefix(local, names[id(parameter)]))
             records[full.key] = full
+    for state, record in linear_records(session, model).items():
+        for known in scan_records(state, record):
+            records.pop(known.key, None)
     return list(records.values())
 
 

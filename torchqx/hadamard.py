@@ -11,6 +11,7 @@ from torchqx.recipe import AffineRecipe
 from torchqx.rotations import Hadamard, choose
 
 SMALLEST_BLOCK = 16
+FOLDS = ("stream", "all", "none")
 SOLVERS: dict[str, type[Solver]] = {
     "none": MinMaxSolver, "smoothquant": SmoothQuantSolver, "osplus": OutlierSuppressionPlusSolver}
 
@@ -25,7 +26,12 @@ class HadamardConfig(AffineRecipe):
             rows split into no Hadamard block of 16 or more (the report says so).
         shift_scale: how z and s are found on the rotated activation: "none", "smoothquant" or "osplus".
         clip_ratio: the share of an activation's range that its codes cover.
-        fold: whether rotations may move into neighbouring weights; the results are the same.
+        fold: which rotations may move into neighbouring weights. "stream": those of whole rows; "all": also one per
+            head, from the values to the projection behind attention, which saves an online rotation but mixes only
+            the channels of one head; "none": no rotation.
+        rotate_keys: whether queries and keys are rotated by one matrix of a head's width behind their position
+            embeddings, so that a cache holds rotated keys; attention scores stay as they are. Caches must be filled
+            by models that rotate alike.
     """
 
     activation: Literal["auto", "static", "token", "group"] = "token"
@@ -33,7 +39,8 @@ class HadamardConfig(AffineRecipe):
     where: list[str] = field(default_factory=lambda: ["*"])
     shift_scale: str = "none"
     clip_ratio: float = 1.0
-    fold: bool = True
+    fold: Literal["stream", "all", "none"] = "stream"
+    rotate_keys: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +49,12 @@ class HadamardConfig(AffineRecipe):
         if self.shift_scale not in SOLVERS:
             raise ConfigError(f"unknown value {self.shift_scale!r}", where="shift_scale",
                               remedy=f"choose one of {', '.join(map(repr, SOLVERS))}.")
+        if self.fold not in FOLDS:
+            raise ConfigError(f"unknown value {self.fold!r}", where="fold",
+                              remedy=f"choose one of {', '.join(map(repr, FOLDS))}.")
+        if type(self.rotate_keys) is not bool:
+            raise ConfigError(f"{self.rotate_keys!r} is neither True nor False", where="rotate_keys",
+                              remedy="choose one.")
         if isinstance(self.where, str):
             raise ConfigError("expects a list of patterns", where="where", remedy="put the pattern into a list.")
         self.where = list(self.where)
@@ -49,7 +62,7 @@ class HadamardConfig(AffineRecipe):
     def solver(self) -> Solver:
         return SOLVERS[self.shift_scale]()
 
-    def rotation(self, key: str, columns: int) -> tuple[Hadamard | None, str]:
+    def rotation(self, key: str, columns: int, after_scan: bool = False) -> tuple[Hadamard | None, str]:
         """The rotation with the largest block; None, and why, where the recipe or the size leaves none."""
         if not any(fnmatchcase(key, pattern) for pattern in self.where):
             return None, "not rotated: left out by the recipe's where patterns"

@@ -8,11 +8,14 @@ from torchqx.data_free import quantize_without_data
 from torchqx.errors import ConfigError
 from torchqx.hadamard import HadamardConfig
 from torchqx.linear_workflow import convert_linear, prepare_linear
+from torchqx.mamba_ptq import MambaPTQConfig
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
+from torchqx.quamba import QuambaConfig
 from torchqx.recipe import AffineRecipe
 from torchqx.workflow import convert, prepare
 
-RECIPES = (OutlierSuppressionPlusConfig, SmoothQuantScalingConfig, MinMaxConfig, HadamardConfig)
+RECIPES = (OutlierSuppressionPlusConfig, SmoothQuantScalingConfig, MinMaxConfig, HadamardConfig, QuambaConfig,
+           MambaPTQConfig)
 
 
 def apply_step(module: Module, recipe: AffineRecipe) -> Module:

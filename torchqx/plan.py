@@ -29,6 +29,8 @@ class SiteRecord:
         solver: what solved it; loss: its relative loss (compared tensor named in ``loss_on``).
         error: relative output error per token of what was chosen.
         errors: the same for every quantizer that was tried.
+        scales: of a state-space site's tensors by their role, one or one per group of channels; clipped: the share of
+            each tensor's calibration values that lies outside its range (``errors``: its own relative error).
         bytes_before, bytes_after: weight memory.
         macs: multiply-adds per token (experts: per routed row); expected_gain: estimated time ratio float / int8.
     """
@@ -52,6 +54,8 @@ class SiteRecord:
     bytes_after: int = 0
     macs: int = 0
     expected_gain: float | None = None
+    scales: dict[str, list[float]] = field(default_factory=dict)
+    clipped: dict[str, float] = field(default_factory=dict)
     outlier_ratio_before: float | None = None
     outlier_ratio_after: float | None = None
 

@@ -25,6 +25,7 @@ class SiteParameters:
         act_low, act_high: range of the transformed activation, 0-dim; None for a dynamic quantizer.
         rotation, norm: R, and g, float32 [K]; None where there is none.
         output_rotation: of the matmul's result: the codes' rows are rotated too, and what reads them turns back.
+        rotated_keys: whether queries and keys rotate in graphs that read the weight.
     """
 
     activation: AffineQuantizer
@@ -36,6 +37,7 @@ class SiteParameters:
     rotation: Hadamard | None = None
     norm: Tensor | None = None
     output_rotation: Hadamard | None = None
+    rotated_keys: bool = False
 
     def transform(self, columns: int) -> Chain:
         """The map on rows of ``columns`` elements, and what it does to weights and biases."""
@@ -73,4 +75,5 @@ def quantize_weight(parameter: Tensor, layout: WeightLayout, site: str, paramete
         encode_quantizer(spec), encode_quantizer(parameters.activation), plan,
         zero_point=None if spec.symmetric else zero_point.reshape(per_row.shape),
         act_pre_scale=smooth, scale_and_zero=stash, per_tensor_scale=static,
-        rotation=encode_rotation(parameters.rotation), output_rotation=encode_rotation(parameters.output_rotation))
+        rotation=encode_rotation(parameters.rotation), output_rotation=encode_rotation(parameters.output_rotation),
+        rotated_keys=parameters.rotated_keys)

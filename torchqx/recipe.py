@@ -12,6 +12,7 @@ from torchqx.errors import ConfigError
 from torchqx.observers.solvers import Solver
 from torchqx.quantizers import AffineQuantizer, Granularity
 from torchqx.rotations import Hadamard
+from torchqx.scan_recipe import ScanQuantization
 
 CHOICES: dict[str, tuple] = {
     "step": (None, "prepare", "convert"),
@@ -92,16 +93,25 @@ class AffineRecipe(AOBaseConfig):
         self.weight_quantizer()
         self.activation_ladder()
 
-    fold = False  # whether rotations may move into neighbouring weights; a field of the recipes that rotate
+    fold = "none"  # which rotations may move into neighbouring weights; a field of the recipes that rotate
+    rotate_keys = False  # whether queries and keys are rotated; likewise
 
     @abstractmethod
     def solver(self) -> Solver:
         """What turns a site's statistics and weights into parameters."""
 
-    def rotation(self, key: str, columns: int) -> tuple[Hadamard | None, str]:
+    def rotation(self, key: str, columns: int, after_scan: bool = False) -> tuple[Hadamard | None, str]:
         """The rotation in front of a site's shift and scale, for rows of ``columns`` elements; or None, and why if
-        this recipe rotates others."""
+        this recipe rotates others.
+
+        Args:
+            after_scan: whether the site reads a state-space scan's result.
+        """
         return None, ""
+
+    def scan_quantization(self) -> ScanQuantization | None:
+        """How scans and causal convolutions are quantized; None where they stay in float."""
+        return None
 
     def weight_quantizer(self) -> AffineQuantizer:
         return AffineQuantizer(self.weight_bits, self.weight_symmetric, self.weight_granularity,

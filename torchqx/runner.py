@@ -7,7 +7,7 @@ when the graph is called, by the identity and version of the tensors that came i
 
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,11 @@ from torchqx.fx_passes.fuse_epilogue import fuse_epilogues
 from torchqx.fx_passes.fuse_rotations import fuse_rotations
 from torchqx.fx_passes.lower import OpStructure
 from torchqx.fx_passes.quantize import QuantizedGraph, quantize_graph
+from torchqx.fx_passes.quantize_scan import structure_of
+from torchqx.fx_passes.rotations.keys import rotate_keys
 from torchqx.fx_passes.sites import GraphSites, LinearOp
+from torchqx.fx_passes.sites.attention import find_attentions
+from torchqx.fx_passes.sites.keys import Paths
 from torchqx.gradients import refuse_gradients
 from torchqx.plan import SiteRecord
 from torchqx.sequential import solve_ready
@@ -127,13 +131,18 @@ class GraphRunner:
         absorbed = absorbed_norms(self.sites, found, self.parameters(args))
         by_weight = {op.weight: w for op in self.operations if (w := found[op.node]) is not None}
         by_weight |= {n: args[self.position[n]] for n in stored}
+        scans = {site: s for site in self.sites.scans if site.carrier is not None
+                 and (s := structure_of(site, found[site.carrier.node])) is not None}
         kind = (tuple(structures.get(op.node) for op in self.operations), tuple(n.name for n in stored),
-                tuple((w.name, norm.key) for w, norm in absorbed.items()))
+                tuple(scans.get(site) for site in self.sites.scans),
+                tuple((w.name, norm.key) for w, norm in absorbed.items()), self._turns_keys(by_weight.values()))
         if kind not in self.executables:
-            graph = quantize_graph(self.gm, self.sites, structures, stored)
+            graph = quantize_graph(self.gm, self.sites, structures, stored, scans)
             kept = fold_quantized(graph, absorbed, self._inputs(graph, by_weight, args))
             if kept:
                 warnings.warn(f"rotations stay online: {kept}", TorchqxWarning, stacklevel=2)
+            if self._turns_keys(by_weight.values()):
+                rotate_keys(graph.module, find_attentions(graph.module, Paths()))
             fuse_rotations(graph.module)
             fuse_epilogues(graph.module)
             use_attention_kernel(graph.module)
@@ -152,6 +161,10 @@ class GraphRunner:
                 alive.bindings.pop(key, None)
 
         return Binding(Watched(args, sorted(watched), forget), executable, inputs)
+
+    def _turns_keys(self, weights: Iterable[QuantizedWeight]) -> bool:
+        """Whether keys are to be rotated that are not yet: a recipe's session does it before it calibrates."""
+        return not self.session.recipe.rotate_keys and any(weight.rotated_keys for weight in weights)
 
     def _inputs(self, graph: QuantizedGraph, weights: dict[Node, QuantizedWeight], args: Sequence[Any]) -> list[Any]:
         """Everything that ``graph`` takes."""

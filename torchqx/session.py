@@ -73,10 +73,11 @@ class Session:
         if all(self.states.get(w) is None for w in weights):
             first = {id(w): i for i, w in reversed(list(enumerate(weights)))}  # one weight may serve two operations
             self._add(SiteState(site.key, [operations[i] for i in sorted(first.values())], site.ops[0].form,
-                                self.recipe, skip), [weights[i] for i in sorted(first.values())])
+                                self.recipe, skip, site.scan is not None), [weights[i] for i in sorted(first.values())])
         for weight, operation in zip(weights, operations, strict=True):
             if self.states.get(weight) is None:
-                self._add(SiteState(operation.key, [operation], site.ops[0].form, self.recipe, skip), [weight])
+                self._add(SiteState(operation.key, [operation], site.ops[0].form, self.recipe, skip,
+                                    site.scan is not None), [weight])
         return [self.states[w] for w in weights]
 
     def _add(self, state: SiteState, weights: list[Tensor]) -> None:

@@ -14,11 +14,12 @@ from torchqx.fx_passes.sites import Form
 from torchqx.layouts import WeightLayout
 from torchqx.observers import ChannelMinMaxObserver, RowReservoir, TensorObserver
 from torchqx.observers.solvers import Sample
-from torchqx.plan import SiteRecord
+from torchqx.plan import SiteRecord, records_to_json
 from torchqx.quantize_weight import SiteParameters, quantize_weight
 from torchqx.recipe import AffineRecipe
 from torchqx.rotations import Hadamard
 from torchqx.rows import conv_rows, left_rows
+from torchqx.scan_state import ScanState
 from torchqx.storage import QuantizedWeight
 from torchqx.transforms import Chain, rotated
 from torchqx.watched import version_of
@@ -46,10 +47,14 @@ class SiteState:
             ranges that are observed are those behind it.
         output_rotations: operation's index -> the rotation of its result, where it has one.
         unrotated: why there is no rotation although the recipe rotates, or why it does not fold.
+        after_scan: whether the site reads a state-space scan's result.
+        scans: (operation's index, key) -> the state of a scan or convolution whose scales this operation's weight
+            carries; range_from: the one among any site's whose input this site reads too, and so its range.
         placement: of the rotation: "folded" or "online"; empty where no graph was asked.
     """
 
-    def __init__(self, key: str, operations: list[Operation], form: Form, recipe: AffineRecipe, skip: str = "") -> None:
+    def __init__(self, key: str, operations: list[Operation], form: Form, recipe: AffineRecipe, skip: str = "",
+                 after_scan: bool = False) -> None:
         self.operations, self.form, self.recipe = operations, form, recipe
         names = [op.weight_name for op in operations]
         self.record = SiteRecord(key, "linear", "skipped" if skip else "calibrating", reason=skip,
@@ -63,6 +68,9 @@ class SiteState:
         self.rotation: Hadamard | None = None
         self.norm: Tensor | None = None
         self.output_rotations: dict[int, Hadamard] = {}
+        self.after_scan = after_scan
+        self.scans: dict[tuple[int, str], ScanState] = {}
+        self.range_from: ScanState | None = None
         self.forget_activations()
         self._place: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._quantized: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -71,7 +79,7 @@ class SiteState:
         """``weight`` is the parameter of operation ``index``."""
         if not self._place:
             columns = self.operations[index].layout.to_matrix(weight).shape[-1]
-            rotation, self.unrotated = self.recipe.rotation(self.record.key, columns)
+            rotation, self.unrotated = self.recipe.rotation(self.record.key, columns, self.after_scan)
             self.rotate(rotation, None, columns)
         self._place[weight] = index
 
@@ -139,10 +147,16 @@ class SiteState:
         if made is None or made[0] != version:
             operation = self.operations[self._place[weight]]
             with torch.inference_mode(False):
-                parameters = replace(self.parameters, output_rotation=self.output_rotations.get(self._place[weight]))
-                made = version, quantize_weight(weight, operation.layout, operation.key, parameters)
+                parameters = replace(self.parameters, output_rotation=self.output_rotations.get(self._place[weight]),
+                                     rotated_keys=self.recipe.rotate_keys)
+                plan = records_to_json(self.scan_records(self._place[weight]))
+                made = version, quantize_weight(weight, operation.layout, operation.key, parameters, plan)
             self._quantized[weight] = made
         return made[1]
+
+    def scan_records(self, index: int) -> list[SiteRecord]:
+        """Those that the weight of operation ``index`` carries."""
+        return [state.record for (i, _), state in self.scans.items() if i == index]
 
     def forget_activations(self) -> None:
         """Start the statistics of the activation again; what the region's sample holds beside it stays."""
@@ -152,12 +166,15 @@ class SiteState:
 
     def observers(self) -> list[TensorObserver]:
         """All that hold statistics, for calibration over several ranks."""
-        return [o for o in (self.channels, self.turned, self.rows) if o is not None]
+        own = [o for o in (self.channels, self.turned, self.rows) if o is not None]
+        return own + [o for scan in self.scans.values() for _, o in sorted(scan.observers.items())]
 
     def restart(self) -> None:
         """Calibrate from the beginning: what was seen so far gives no solution."""
         self.forget_activations()
         self.samples.clear()
+        self.scans.clear()
+        self.range_from = None
         self.loss_on = "outputs"
         self.calls, self.sample_call = 0, None
 
@@ -166,3 +183,6 @@ class SiteState:
         self.samples.clear()
         self.sample_call = None
         self.rows = RowReservoir(site=self.record.key, capacity=1)
+        self.range_from = None
+        for scan in self.scans.values():
+            scan.release()

@@ -12,6 +12,7 @@ from torchqx.observers.solvers import LinearProblem, LinearSolution, Sample, mea
 from torchqx.quantize_weight import SiteParameters
 from torchqx.quantizers import AffineQuantizer
 from torchqx.recipe import AffineRecipe
+from torchqx.scan_sites import solve_scans
 from torchqx.site_problem import site_problem
 from torchqx.site_state import SiteState
 
@@ -43,6 +44,7 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
         state stays as it was.
     """
     recipe, record = state.recipe, state.record
+    solve_scans(state)
     for operation, weight in zip(state.operations, weights, strict=True):
         if weight.dtype not in FLOAT_TO_INT8_TIME:
             raise UnsupportedError(f"a weight of {weight.dtype}", where=operation.key,
@@ -154,7 +156,12 @@ def describe(q: AffineQuantizer) -> str:
 
 
 def _set_range(solution: LinearSolution, state: SiteState, rows: Tensor, quantizer: AffineQuantizer) -> None:
-    """Replace the min-max range of a static quantizer by the recipe's statistic of the (rotated) rows, transformed."""
+    """Replace the min-max range of a static quantizer by the recipe's statistic of the (rotated) rows, transformed; or
+    by the range of the scan that reads the same values."""
+    if state.range_from is not None and not quantizer.dynamic and not solution.transform.names:
+        limit = state.range_from.solved("x").amax()
+        solution.act_low, solution.act_high = -limit, limit
+        return
     if quantizer.dynamic or state.recipe.statistics == "minmax":
         return
     transformed = solution.transform.activation(rows)

@@ -75,14 +75,17 @@ class QuantizedWeight(TorchAOBaseTensor):
         full_shape: the parameter's shape.
         plan: JSON list of site records that travel with this weight.
         rotation, output_rotation: of the activation and of the result, as JSON text, or empty.
+        rotated_keys: whether queries and keys rotate in compiled graphs that read the weight, so that caches hold
+            rotated keys.
     """
 
     tensor_data_names = ["qdata", "scale"]  # noqa: RUF012
     tensor_attribute_names = ["full_shape", "dtype", "matrix_layout", "weight_quantizer",  # noqa: RUF012
                               "activation_quantizer", "plan"]
     optional_tensor_data_names = ["zero_point", "act_pre_scale", "scale_and_zero", "per_tensor_scale"]  # noqa: RUF012
-    optional_tensor_attribute_names = ["rotation", "output_rotation"]  # noqa: RUF012
+    optional_tensor_attribute_names = ["rotation", "output_rotation", "rotated_keys"]  # noqa: RUF012
     rotation = output_rotation = ""  # for what was pickled before there were rotations
+    rotated_keys = False
 
     def __new__(cls, qdata: Tensor, scale: Tensor, full_shape: list[int], dtype: torch.dtype, *rest: Any,
                 **named: Any) -> Self:
@@ -93,14 +96,14 @@ class QuantizedWeight(TorchAOBaseTensor):
                  weight_quantizer: str, activation_quantizer: str, plan: str = "[]",
                  zero_point: Tensor | None = None, act_pre_scale: Tensor | None = None,
                  scale_and_zero: Tensor | None = None, per_tensor_scale: Tensor | None = None,
-                 rotation: str = "", output_rotation: str = "") -> None:
+                 rotation: str = "", output_rotation: str = "", rotated_keys: bool = False) -> None:
         super().__init__()
         self.qdata = qdata
         self.scale, self.full_shape, self.matrix_layout = scale, list(full_shape), matrix_layout
         self.weight_quantizer, self.activation_quantizer, self.plan = weight_quantizer, activation_quantizer, plan
         self.zero_point, self.act_pre_scale = zero_point, act_pre_scale
         self.scale_and_zero, self.per_tensor_scale = scale_and_zero, per_tensor_scale
-        self.rotation, self.output_rotation = rotation, output_rotation
+        self.rotation, self.output_rotation, self.rotated_keys = rotation, output_rotation, rotated_keys
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Integers have no gradient, so this stays False (loaders switch it on for all that is floating point)."""

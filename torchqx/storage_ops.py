@@ -75,7 +75,8 @@ def _copy(func: Callable, types: Any, args: tuple, kwargs: dict) -> QuantizedWei
     for name in (*QuantizedWeight.tensor_data_names, *QuantizedWeight.optional_tensor_data_names):
         value = getattr(source, name)
         setattr(target, name, None if value is None else value.detach().to(target.device, copy=True))
-    for name in ("weight_quantizer", "activation_quantizer", "rotation", "output_rotation", "plan"):
+    for name in ("weight_quantizer", "activation_quantizer", "rotation", "output_rotation", "rotated_keys",
+                 "plan"):
         setattr(target, name, getattr(source, name))
     for name in ("weight_spec", "activation_spec", "hadamard", "output_hadamard"):
         target.__dict__.pop(name, None)

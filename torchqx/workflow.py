@@ -19,7 +19,7 @@ from torchqx.errors import (
     TorchqxError,
     UnsupportedError,
 )
-from torchqx.full_names import linear_records, other_records
+from torchqx.full_names import linear_records, other_records, scan_records
 from torchqx.huggingface import attach
 from torchqx.plan import SiteRecord, records_to_json
 from torchqx.progress import Progress, quiet
@@ -176,7 +176,8 @@ def replace_weights(model: Module, records: dict[SiteState, SiteRecord], others:
     for state, record in records.items():
         for i, weight in enumerate(state.weights() if state.parameters is not None else []):
             quantized = state.quantized(weight)
-            quantized.plan = records_to_json([record, *carried] if i == 0 else [])
+            own = [record, *carried] if i == 0 else []
+            quantized.plan = records_to_json([*own, *scan_records(state, record, i)])
             made[id(weight)], carried = quantized, carried if i else []
     parameters = {i: Parameter(quantized, requires_grad=False) for i, quantized in made.items()}
     for module in model.modules():

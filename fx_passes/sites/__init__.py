@@ -10,6 +10,7 @@ from torchqx.fx_passes.sites.site import (
     LinearSite,
     NormSite,
     ResidualSite,
+    ScanSite,
     Unsupported,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "LinearSite",
     "NormSite",
     "ResidualSite",
+    "ScanSite",
     "Unsupported",
     "find_sites",
     "parameter_nodes",

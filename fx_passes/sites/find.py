@@ -13,6 +13,7 @@ from torchqx.fx_passes.sites.norms import find_norms
 from torchqx.fx_passes.sites.padding import find_padding_mask
 from torchqx.fx_passes.sites.provenance import Provenance, placeholder_parameters
 from torchqx.fx_passes.sites.residuals import find_residuals
+from torchqx.fx_passes.sites.scans import find_scans, mark_readers
 from torchqx.fx_passes.sites.shared import shared_weights
 from torchqx.fx_passes.sites.site import GraphSites
 
@@ -40,13 +41,17 @@ def find_sites(
     followed = leads_to(gm, weighted | {add for site in residuals for add in site.adds})
     for op in linears.ops:
         op.is_head = op.node not in followed
+    scans, by_hand = find_scans(gm, provenance, paths, linears.ops)
+    sites = group_by_activation(linears.ops)
+    mark_readers(gm, scans, sites)
     padding_mask, inverted = find_padding_mask(attentions, provenance)
     return GraphSites(
-        linears=group_by_activation(linears.ops),
+        linears=sites,
         norms=norms,
         attentions=attentions,
         residuals=residuals,
-        unsupported=[*linears.unsupported, *odd_norms],
+        scans=scans,
+        unsupported=[*linears.unsupported, *odd_norms, *by_hand],
         shared_weights=shared_weights(provenance),
         padding_mask=padding_mask,
         padding_mask_marks_padding=inverted,

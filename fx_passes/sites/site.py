@@ -55,12 +55,14 @@ class LinearOp:
 @dataclass(eq=False)
 class LinearSite:
     """All weighted matmuls that read one activation. ``x`` is that activation, seen through views that keep its
-    last dimension; it equals ``op.x`` for most ops."""
+    last dimension; it equals ``op.x`` for most ops. ``scan``: the state-space site whose result reaches ``x`` without
+    another weighted matmul, gates and norms on the way."""
 
     key: str
     x: Node
     ops: list[LinearOp]
     kind: str = "linear"
+    scan: "ScanSite | None" = None
 
 
 @dataclass(eq=False)
@@ -126,6 +128,28 @@ class ResidualSite:
 
 
 @dataclass(eq=False)
+class ScanSite:
+    """One call of a state-space model's scan, state update, or causal convolution.
+
+    Attributes:
+        node: the call; a scan's value is the pair (y, last state).
+        kind: "scan" (prefill and decode alike, so that both have one key) or "conv".
+        path: of the module whose code made the call.
+        tensors: operand's role -> node, of what is computed from activations: x, dt, B, C, z; a conv's x.
+        constants: operand's role -> node, of what is computed from parameters alone: A, D, bias; weight.
+        carrier: the weighted matmul whose weight holds what is solved for the site: the first of the same module.
+    """
+
+    key: str
+    node: Node
+    kind: str
+    path: str
+    tensors: dict[str, Node]
+    constants: dict[str, Node]
+    carrier: LinearOp | None
+
+
+@dataclass(eq=False)
 class Unsupported:
     """A place with a parameter that looks like a site and is not handled, with the reason."""
 
@@ -150,6 +174,7 @@ class GraphSites:
     norms: list[NormSite] = field(default_factory=list)
     attentions: list[AttentionSite] = field(default_factory=list)
     residuals: list[ResidualSite] = field(default_factory=list)
+    scans: list[ScanSite] = field(default_factory=list)
     unsupported: list[Unsupported] = field(default_factory=list)
     shared_weights: dict[Node, list[Node]] = field(default_factory=dict)
     padding_mask: Node | None = None

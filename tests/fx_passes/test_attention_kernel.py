@@ -14,6 +14,7 @@ import torchqx
 from tests.architectures import ARCHITECTURES
 from tests.capture import capture
 from tests.fx_passes.rewrite import STATIC, Code, quantized, relative, rewrite
+from torchqx import runner
 from torchqx.fx_passes.attention_kernel import ATTENTION, OUT_MUL, pays, use_attention_kernel
 from torchqx.inductor_kernels.attention import is_supported
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
@@ -222,22 +223,33 @@ def test_two_matmuls_with_one_quantizer_read_the_codes() -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
-def test_models(name: str) -> None:
-    """Compiled: one call per layer that writes codes, also at other sizes; padding masks included."""
-    architecture = ARCHITECTURES[name]
-    model = architecture.build()
+def test_models(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call that writes codes, also at other sizes; padding masks included."""
+    architecture, graphs = ARCHITECTURES[name], []
+    monkeypatch.setattr(runner, "use_attention_kernel", lambda gm: graphs.append(use_attention_kernel(gm)))
+    build = architecture.build
+    model = build.func(*build.args, **build.keywords | {"num_hidden_layers": 1})
     options = {"use_cache": False} if architecture.decoder else {}
     torchqx.quantize(model, torchqx.OutlierSuppressionPlusConfig(activation="static"), [architecture.inputs(2, 14)])
-    compiled = torch.compile(model, backend="torchqx", dynamic=True)
+    compiled = torch.compile(model, backend="torchqx", dynamic=True, options={"lowering": "eager"})
     with torch.no_grad():
-        inputs = architecture.inputs(2, 12)
-        result, sources = run_and_get_code(lambda: compiled(**inputs, **options)[0])
-        assert relative(result, model(**inputs, **options)[0]) < 0.005
-        code = "".join(sources)
-        written = code[code.index("def call(") :].split("\n")
-        attentions = [line for line in written if "torchqx.attention.default(" in line]
-        assert len(attentions) == architecture.attentions
-        assert all("None, None, 0, 255)" not in line for line in attentions)
-        assert "_scaled_dot_product" not in code
-        inputs = architecture.inputs(3, 9)
-        assert relative(compiled(**inputs, **options)[0], model(**inputs, **options)[0]) < 0.005
+        for size in ((2, 12), (3, 9)):
+            inputs = architecture.inputs(*size)
+            assert relative(compiled(**inputs, **options)[0], model(**inputs, **options)[0]) < 0.005
+    (gm,) = graphs
+    assert [node.args[OUT_MUL] is not None for node in calls(gm)] == [True]
+    assert not calls(gm, sdpa)
+
+
+def test_compiled_by_inductor() -> None:
+    x = torch.randn(B, S, 64)
+    model = quantized(Block(JOINS["reshape"]), STATIC, x * 1.5)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        result, sources = run_and_get_code(torch.compile(model, backend="torchqx"), x)
+        assert relative(result, model(x)) < 0.005
+    code = "".join(sources)
+    attentions = [line for line in code[code.index("def call(") :].split("\n") if "torchqx.attention.default(" in line]
+    assert len(attentions) == 1
+    assert "None, None, 0, 255)" not in attentions[0]
+    assert "_scaled_dot_product" not in code

@@ -198,8 +198,8 @@ def turned(model: nn.Module, recipe, x: Tensor, norm: Tensor | None = None, outp
         return quantized(model, recipe, x)
 
 
-ROTATIONS = {"token": torchqx.HadamardConfig(quantize_head=True, fold=False), "static": torchqx.HadamardConfig(
-    quantize_head=True, activation="static", seed=None, shift_scale="osplus", loss="linear", fold=False)}
+ROTATIONS = {"token": torchqx.HadamardConfig(quantize_head=True, fold="none"), "static": torchqx.HadamardConfig(
+    quantize_head=True, activation="static", seed=None, shift_scale="osplus", loss="linear", fold="none")}
 
 
 @pytest.mark.parametrize("arm", ROTATIONS)

@@ -19,7 +19,7 @@ from torchqx.storage import QuantizedWeight
 
 OSPLUS = HadamardConfig(shift_scale="osplus")
 ARMS: dict[str, HadamardConfig] = {
-    "token": HadamardConfig(fold=False), "static": HadamardConfig(activation="static", seed=None, fold=False),
+    "token": HadamardConfig(fold="none"), "static": HadamardConfig(activation="static", seed=None, fold="none"),
     "osplus": OSPLUS, "static osplus": HadamardConfig(activation="static", shift_scale="osplus"),
     "sequential": HadamardConfig(activation="auto", shift_scale="smoothquant", calibration="sequential"),
     "clipped": HadamardConfig(clip_ratio=0.95), "groups": HadamardConfig(activation="group", activation_group_size=16)}
@@ -32,7 +32,7 @@ def test_the_three_solvers() -> None:
 
 @pytest.mark.parametrize(("field", "value"), [
     ("seed", -1), ("seed", 0.5), ("seed", True), ("shift_scale", "shift"), ("where", "*"), ("clip_ratio", 0),
-    ("clip_ratio", 1.5), ("clip_ratio", "all"),
+    ("clip_ratio", 1.5), ("clip_ratio", "all"), ("fold", True), ("fold", "heads"), ("rotate_keys", "yes"),
 ])
 def test_values_outside_their_range(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field):
@@ -95,7 +95,7 @@ def test_the_report() -> None:
     model = MODELS["llama"]()
     with torch.no_grad():
         model.model.layers[0].input_layernorm.weight[5] = 400.0
-    model = quantize(model, HadamardConfig(where=["*self_attn*"], fold=False))
+    model = quantize(model, HadamardConfig(where=["*self_attn*"], fold="none"))
     report = torchqx.explain(model)
     site = report["model.layers.0.self_attn:linear:0"]
     assert site.transforms == ["hadamard 32 (seed 0)"]
@@ -145,3 +145,40 @@ def test_rotating_spreads_outliers_at_4_bits() -> None:
     bits = {"weight_bits": 4, "activation_bits": 4, "activation": "token"}
     plain, rotated = outlying(MinMaxConfig(**bits)), outlying(HadamardConfig(**bits))
     assert rotated < 0.9 * plain
+
+
+def decoded(inputs: dict[str, torch.Tensor], run: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a step after a prefill, and the first layer's keys that the prefill left."""
+    with torch.no_grad():
+        cache = run(**inputs, use_cache=True).past_key_values
+        keys = cache.layers[0].keys.clone()
+        mask = torch.cat([inputs["attention_mask"], torch.ones(4, 1, dtype=torch.long)], 1)
+        step = run(input_ids=inputs["input_ids"][:, :1], attention_mask=mask, past_key_values=cache)
+    return step.logits, keys
+
+
+def test_a_cache_of_rotated_keys() -> None:
+    """Every compiled graph of a converted model rotates queries and keys, eager mode none; live models always do."""
+    recipe, inputs = HadamardConfig(rotate_keys=True, fold="none"), batch(9)
+    model = quantize(MODELS["llama"](), recipe)
+    site = torchqx.explain(model)["model.layers.0.self_attn:attention:0"]
+    assert (site.transforms, site.placement) == (["queries and keys: hadamard 16"], "online")
+    expected, keys = decoded(inputs, model)
+    logits, turned = decoded(inputs, lowered(model))
+    assert usual_difference(logits[:, 0], expected[:, 0]) < 0.01
+    assert relative(turned, Hadamard(16).apply(keys)) < 0.01 < relative(turned, keys)
+    torch._dynamo.reset()
+    options = EAGER | {"recipe": recipe, "calibration_steps": 1}
+    logits, turned = decoded(inputs, torch.compile(MODELS["llama"](), backend="torchqx", options=options))
+    assert relative(logits, expected) < 0.1  # the prefill calibrated
+    assert relative(turned, Hadamard(16).apply(keys)) < 0.1
+
+
+def test_heads_fold_where_asked() -> None:
+    """The projection behind attention rotates as a whole and online by default, head by head and folded with "all"."""
+    placements = {}
+    for fold in ("stream", "all"):
+        report = torchqx.explain(quantize(MODELS["llama"](), HadamardConfig(fold=fold), [batch(1)]))
+        site = report["model.layers.0.self_attn.o_proj:linear:0"]
+        placements[fold] = site.placement, site.transforms[0]
+    assert placements == {"stream": ("online", "hadamard 32 (seed 0)"), "all": ("folded", "hadamard 2 x 16")}

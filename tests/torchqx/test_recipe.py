@@ -14,7 +14,7 @@ from torchqx.rotations import Hadamard
 RECIPES = [OutlierSuppressionPlusConfig(shift=False, grid_steps=None, exclude=["a.*"]),
            SmoothQuantScalingConfig(alpha=None),
            MinMaxConfig(weight_granularity="group", weight_group_size=32, activation="token"),
-           HadamardConfig(seed=None, where=["*.mlp*"], shift_scale="osplus", clip_ratio=0.9, fold=False)]
+           HadamardConfig(seed=None, where=["*.mlp*"], shift_scale="osplus", clip_ratio=0.9, fold="none")]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: type(r).__name__)

@@ -1,0 +1,162 @@
+"""Rewrites scans, state updates and causal convolutions to read static int8 codes.
+
+    before   selective_scan(u, delta, A, B, C, D, z, ...)
+    after    selective_scan(quantize(u), quantize(delta), A', quantize(B), quantize(C), D', quantize(z), ...,
+                            u_scale, delta_scale, B_scale, C_scale, z_scale)
+
+    before   causal_conv1d_update(x, state, weight, bias, ...)
+    after    y = causal_conv1d(quantize(x), weight codes, bias, quantize(state), ..., x_scale, weight_scale)
+             state <- the last columns of [state, x]           the cache stays in float, as the model made it
+
+A' and D' are the float values that the parameters' int8 codes stand for; they, the codes of the convolution's weight,
+and the scales are inputs, made from the model's own tensors. Codes are uint8 with zero point 128.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from torchqx.fx_passes.constants import expression
+from torchqx.fx_passes.derived import Derived
+from torchqx.fx_passes.sites import ScanSite
+from torchqx.fx_passes.sites.scans import CONSTANTS, CONV, CONV_UPDATE, TENSORS, named_arguments
+from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
+from torchqx.plan import SiteRecord, records_from_json
+from torchqx.quantizers import SMALLEST_SCALE
+from torchqx.scan_constants import coded_constant
+from torchqx.scan_recipe import LARGEST_CODE, ZERO_POINT
+from torchqx.storage import QuantizedWeight
+
+
+@dataclass(frozen=True)
+class ScanStructure:
+    """What the code of a quantized site depends on: role and number of scales, of every quantized tensor."""
+
+    tensors: tuple[tuple[str, int], ...]
+
+
+def carried_record(weight: QuantizedWeight, key: str) -> SiteRecord | None:
+    """What ``weight``'s plan says of the site ``key``, or of one that has this key in a part of the model."""
+    found = next((r for r in _state_space_records(weight.plan) if _same_place(r.key, key)), None)
+    return found if found is not None and found.status == "quantized" else None
+
+
+@lru_cache(maxsize=256)
+def _state_space_records(plan: str) -> tuple[SiteRecord, ...]:
+    return tuple(r for r in records_from_json(plan) if r.kind in ("scan", "conv") and r.scales)
+
+
+def _same_place(a: str, b: str) -> bool:
+    """Whether one key is the other's, seen from a part of the model."""
+    long, short = (a, b) if len(a) >= len(b) else (b, a)
+    return long == short or long.endswith(short if short.startswith(":") else f".{short}")
+
+
+def structure_of(site: ScanSite, weight: QuantizedWeight | None) -> ScanStructure | None:
+    """The structure that ``weight``'s plan gives the site; None where it stays float.
+
+    A tensor without a scale stays float in a quantized site: some models gate inside the scan only while decoding.
+    """
+    record = None if weight is None else carried_record(weight, site.key)
+    if record is None:
+        return None
+    return ScanStructure(tuple((role, len(record.scales[role])) for role in site.tensors if role in record.scales))
+
+
+class _Read:
+    """A build of :class:`Derived`: something that the carrier's plan, or a parameter, says about a site."""
+
+    def __init__(self, name: str, build: Callable[[QuantizedWeight, list[Tensor]], Tensor]) -> None:
+        self.__name__, self.build = name, build
+
+    def __call__(self, weights: list[QuantizedWeight], others: list[Tensor | None]) -> Tensor:
+        return self.build(weights[0], others).to(weights[0].device)
+
+
+class ScanRewrite:
+    """Quantizes one site in ``target``, the graph that :func:`quantize_graph` writes."""
+
+    def __init__(self, target: Any, gm: GraphModule, site: ScanSite, structure: ScanStructure) -> None:
+        self.target, self.gm, self.site, self.groups = target, gm, site, dict(structure.tensors)
+
+    def run(self) -> None:
+        old = self.target.copies[self.site.node]
+        given = named_arguments(old)
+        with self.target.graph.inserting_before(old):
+            new = self._conv(old.target, given) if self.site.kind == "conv" else self._scan(old.target, given)
+        new.meta.update(old.meta)
+        old.replace_all_uses_with(new)
+        self.target.graph.erase_node(old)
+        self.target.copies[self.site.node] = new
+
+    def _scan(self, function: Any, given: dict[str, Any]) -> Node:
+        for role, name in TENSORS[function].items():
+            if role in self.groups:
+                given[name], given[f"{name}_scale"] = self._codes(role, given[name]), self._scale(role)
+        for role, name in CONSTANTS[function].items():
+            if role in self.site.constants:
+                def build(weight: QuantizedWeight, others: list[Tensor], role: str = role) -> Tensor:
+                    return coded_constant(role, self._value(role, others))
+                given[name] = self._constant(role, build)
+        return self._call(function, given)
+
+    def _call(self, function: Any, given: dict[str, Any]) -> Node:
+        return self.target.graph.call_function(function, tuple(given[a.name] for a in function._schema.arguments))
+
+    def _conv(self, function: Any, given: dict[str, Any]) -> Node:
+        x, state = given["x"], given.pop("state", given.get("initial_states"))
+        given |= {"x": self._codes("x", x), "x_scale": self._scale("x"), "initial_states": None}
+        if state is not None:
+            given["initial_states"] = self._codes("x", state)
+        if "weight" in self.site.constants:
+            given |= {"weight": self._constant("weight", self._weight_codes),
+                      "weight_scale": self._constant("weight", self._weight_scale)}
+        y = self._call(CONV, given)
+        if function is CONV_UPDATE:
+            self.target.graph.call_function(shift_in_, (state, x))
+        return y
+
+    def _codes(self, role: str, x: Node) -> Node:
+        multiplier = self._read(f"{role}_multiplier", lambda w, _: self._spread(role, 1 / self._scales(w, role)))
+        zero = self._read("zero", lambda *_: torch.tensor([float(ZERO_POINT)]))
+        return self.target.graph.call_function(
+            quantize_static, (x, multiplier, zero, ZERO_POINT - LARGEST_CODE, ZERO_POINT + LARGEST_CODE))
+
+    def _scale(self, role: str) -> Node:
+        return self._read(f"{role}_scale", lambda w, _: self._scales(w, role))
+
+    def _scales(self, weight: QuantizedWeight, role: str) -> Tensor:
+        return torch.tensor(carried_record(weight, self.site.key).scales[role])
+
+    def _spread(self, role: str, values: Tensor) -> Tensor:
+        return values[:, None] if self.groups[role] > 1 else values
+
+    def _read(self, name: str, build: Callable[[QuantizedWeight, list[Tensor]], Tensor]) -> Node:
+        key = (self.site.key, name)
+        return self.target.derived(Derived(_Read(name, build), (self.site.carrier.weight,)), key)
+
+    def _constant(self, role: str, build: Callable[[QuantizedWeight, list[Tensor]], Tensor]) -> Node:
+        sources, _ = expression(self.gm, self.site.constants[role])
+        return self.target.derived(Derived(_Read(f"coded_{role}", build), (self.site.carrier.weight,), sources),
+                                   (self.site.key, role, build.__name__))
+
+    def _value(self, role: str, parameters: list[Tensor]) -> Tensor:
+        return expression(self.gm, self.site.constants[role])[1](*(p.detach() for p in parameters))
+
+    def _weight_scale(self, weight: QuantizedWeight, others: list[Tensor]) -> Tensor:
+        peak = self._value("weight", others).float().abs().amax()
+        return (peak / LARGEST_CODE).clamp(min=SMALLEST_SCALE).reshape(1)
+
+    def _weight_codes(self, weight: QuantizedWeight, others: list[Tensor]) -> Tensor:
+        scale = self._weight_scale(weight, others)
+        return torch.round(self._value("weight", others).float() / scale).to(torch.int8).contiguous()
+
+
+def shift_in_(state: Tensor, x: Tensor) -> Tensor:
+    """Move the steps x [B, D, L] into the state [B, D, S], in place: it holds the last S inputs."""
+    return state.copy_(torch.cat([state, x.to(state.dtype)], -1)[..., -state.shape[-1]:])

@@ -1,0 +1,58 @@
+"""State-space sites in calibration: who watches which call, and what is solved along with which matmul."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch.fx import Node
+
+from torchqx.fx_passes.sites import GraphSites, LinearSite
+from torchqx.fx_passes.sites.scans import under_views
+from torchqx.recipe import AffineRecipe
+from torchqx.scan_state import ScanState
+from torchqx.site_state import SiteState
+
+
+def watch_scans(sites: GraphSites, states: dict[LinearSite, list[SiteState]],
+                recipe: AffineRecipe) -> dict[Node, Callable[[dict[str, Any]], None]]:
+    """Operator's node -> what to call with its arguments by name, for the sites that still calibrate.
+
+    Args:
+        states: one list per linear site of the graph: the state of each of its operations.
+    """
+    quantization = recipe.scan_quantization()
+    if quantization is None:
+        return {}
+    by_operation = {op: state for site, members in states.items() for op, state in zip(site.ops, members, strict=True)}
+    watched: dict[Node, Callable[[dict[str, Any]], None]] = {}
+    for site in sites.scans:
+        state = None if site.carrier is None else by_operation.get(site.carrier)
+        if state is None or not state.calibrating or not recipe.selects(site.key):
+            continue
+        index = [operation.key for operation in state.operations].index(site.carrier.key)
+        name = state.operations[index].weight_name
+        scan = state.scans.setdefault((index, site.key), ScanState(site, name, quantization))
+        watched[site.node] = partial(scan.observe, site)
+        if site.kind == "scan":
+            source = under_views(site.tensors["x"])
+            for linear, members in states.items():
+                if under_views(linear.x) is source:
+                    for member in members:
+                        member.range_from = scan
+    return watched
+
+
+def solve_scans(state: SiteState) -> None:
+    """Solve the scans and convolutions whose scales ``state``'s weights carry; see :meth:`ScanState.solve`."""
+    for scan in state.scans.values():
+        scan.solve()
+    shared: dict[str, list[tuple[ScanState, str]]] = {}
+    for (_, key), scan in state.scans.items():
+        role = {"conv": "x", "scan": "z"}[scan.kind]
+        if scan.quantization.shared and role in scan.record.scales:
+            shared.setdefault(key.rpartition(f":{scan.kind}:")[0], []).append((scan, role))
+    for members in shared.values():
+        limits = [scan.solved(role) for scan, role in members]
+        if len({limit.numel() for limit in limits}) == 1 and len(limits) > 1:
+            for scan, role in members:
+                scan.share(role, max(limits, key=lambda limit: float(limit.amax())))
