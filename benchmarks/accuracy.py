@@ -75,7 +75,7 @@ def minilm(
     header = ("method", "SICK-R Spearman", "against float", "seconds")
     title = f"MiniLM on SICK-R: {pairs} pairs, {len(spare[:sentences])} calibration sentences"
     _tabulate(
-        "accuracy-minilm", title, header, model, calibration, _chosen(settings, only),
+        _record("accuracy-minilm", only), title, header, model, calibration, _chosen(settings, only),
         score=lambda candidate: sick_spearman(encoder(candidate, tokenizer), evaluated),
         against=lambda score, float_score: f"{100 * (score - float_score):+.2f} points",
     )  # fmt: skip
@@ -101,7 +101,7 @@ def smollm2(
     header = ("method", "perplexity", "against float", "seconds")
     title = f"SmolLM2-135M on WikiText-2: {windows} windows of 512, {calibrate} calibration windows"
     _tabulate(
-        "accuracy-smollm2", title, header, model, calibration, _chosen(settings, only),
+        _record("accuracy-smollm2", only), title, header, model, calibration, _chosen(settings, only),
         score=lambda candidate: perplexity(candidate, evaluated),
         against=lambda score, float_score: f"{100 * (score / float_score - 1):+.2f}%",
     )  # fmt: skip
@@ -120,7 +120,7 @@ def stories260k(
     title = f"stories260K on TinyStories: {windows} windows of 512, {calibrate} calibration windows"
     settings = _per_token((8, 6, 4), (*METHODS, *ROTATED))
     _tabulate(
-        "accuracy-stories260k", title, header, stories(), calibration, _chosen(settings, only),
+        _record("accuracy-stories260k", only), title, header, stories(), calibration, _chosen(settings, only),
         score=lambda candidate: perplexity(candidate, text[:windows]),
         against=lambda score, float_score: f"{100 * (score / float_score - 1):+.2f}%",
     )  # fmt: skip
@@ -136,6 +136,11 @@ def _chosen(settings: Iterable[Setting], only: str) -> list[Setting]:
     if only and not chosen:
         raise typer.BadParameter(f"no row's name contains {only!r}", param_hint="--only")
     return chosen
+
+
+def _record(name: str, only: str) -> str:
+    """A part of a table has a record of its own, beside that of the whole."""
+    return f"{name}-{only.lower().replace(' ', '-')}" if only else name
 
 
 def _tabulate(
