@@ -20,7 +20,7 @@ constexpr int64_t kLarge = 8 << 20;         // bytes of output beyond which it i
 constexpr int64_t kWorthAThread = 1 << 15;  // elements; below, waking a thread costs more
 
 template <size_t N> Tensor call(const char* name, std::array<StableIValue, N> stack) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
@@ -48,7 +48,7 @@ Tensor allocate(std::vector<int64_t> sizes, ScalarType dtype) {
   for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   const int32_t code = torch::stable::detail::to<int32_t>(from(dtype));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), code,
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), code,
                                                          aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }

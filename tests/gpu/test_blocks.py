@@ -5,7 +5,6 @@ import torch
 
 from tests.gpu.blocks import Block, blocks
 from tests.gpu.checks import is_pinned, no_integer_matmul, not_fused, spilling, wrong_launches, wrong_numbers
-from tests.gpu.golden import KEPT
 from torchqx.testing import GpuProgram, lower_for_gpu
 
 BLOCKS = {block.name: block for block in blocks()}
@@ -46,7 +45,7 @@ def test_resources(case: tuple[Block, GpuProgram]) -> None:
 
 
 @pytest.mark.parametrize("arch", ELSEWHERE)
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_other_architectures(name: str, arch: str) -> None:
     block = BLOCKS[name]
     program = lower_for_gpu(block.fn, block.inputs, arch)

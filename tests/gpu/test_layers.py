@@ -39,3 +39,12 @@ def test_resources(case: tuple[Layer, LoweredLayer]) -> None:
     reports = lowered.program.compile()
     assert not spilling(reports)
     assert not no_integer_matmul(reports)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "gfx942"])
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_other_architectures(layer: Layer, arch: str) -> None:
+    program = lower_layer(layer, arch, False).program
+    reports = program.compile()
+    assert {r.arch for kernel in reports.values() for r in kernel} == {arch}
+    assert not spilling(reports)
