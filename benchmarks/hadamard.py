@@ -22,7 +22,7 @@ from benchmarks.records import report
 from torchqx.inductor_kernels.hadamard import load
 from torchqx.rotations import Hadamard, choose
 
-LENGTHS = [576, 768, 1536, 2048, 3072, 4096, 5120, 6912, 8960, 11008, 14336]
+LENGTHS = [576, 768, 960, 1536, 2048, 2304, 3072, 4096, 5120, 6912, 8960, 11008, 14336]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BESIDE = ("static", "token", "dense", "butterfly", "torchao")
 HEADER = ("length", "dtype", "base", "copy ns", "ours ns", "x copy", *BESIDE)
@@ -73,7 +73,7 @@ def best_times(calls: dict[str, tuple[Callable[[], object], int]], rounds: int) 
 
 
 def main(
-    length: Annotated[list[int] | None, typer.Option(help="Elements of a row; default eleven real models'.")] = None,
+    length: Annotated[list[int] | None, typer.Option(help="Elements of a row; default thirteen real models'.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(DTYPES)}.")] = None,
     mib: Annotated[int, typer.Option(help="Size of the tensor; more than the caches hold.")] = 48,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each arm.")] = 10,

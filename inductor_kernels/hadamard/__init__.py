@@ -2,7 +2,7 @@
 
 | where | what runs |
 |---|---|
-| CPU, float32, bfloat16, float16 | C++: butterflies in cache, then the base's sums; then rounded or quantized |
+| CPU, float32, bfloat16, float16 | C++: the base's sums, then butterflies in cache; rounded or quantized as they end |
 | CUDA, compiled, the same dtypes | a Triton template, with its neighbours: see ``gpu`` |
 | float64, other devices, not compiled | :func:`hadamard_aten`, one small product per factor |
 """

@@ -27,7 +27,8 @@ def hadamard_quantize_static_aten(
 
 def hadamard_quantize_per_token_aten(
     x: Tensor, signs: Tensor | None, block: int, smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int,
-    symmetric: bool,
+    symmetric: bool, clip_ratio: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x R with one range per row: [..., K] -> codes [..., K], float32 and int32 [..., 1]."""
-    return quantize_per_token(hadamard_aten(x.float(), signs, block, False), smooth, shift, qmin, qmax, symmetric)
+    y = hadamard_aten(x.float(), signs, block, False)
+    return quantize_per_token(y, smooth, shift, qmin, qmax, symmetric, clip_ratio)

@@ -42,17 +42,14 @@ struct Combination {
   }
 };
 
-// W vectors at a time, `apart` elements from each other; over[4] rows of `stride` elements. With `mixed`, the W vectors
-// are also one Sylvester(W): the last levels of the power-of-two part.
+// W vectors at a time, of four rows of `stride` elements.
 template <int L, int W>
-TORCHQX_INLINE void sums_of_four(const float* x, int64_t stride, int64_t apart, bool mixed, const Vec<L>& one,
-                                 float* table) {
+TORCHQX_INLINE void sums_of_four(const float* x, int64_t stride, const Vec<L>& one, float* table) {
   Vec<L> v[4][W];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
 #pragma GCC unroll 4
-    for (int w = 0; w < W; ++w) v[j][w] = load<L>(x + j * stride + w * apart);
-    if (mixed) butterfly<L, W>(v[j], one);
+    for (int w = 0; w < W; ++w) v[j][w] = load<L>(x + j * stride + w * L);
   }
 #pragma GCC unroll 4
   for (int w = 0; w < W; ++w) {
@@ -95,14 +92,13 @@ TORCHQX_INLINE void sum_at(const char* sums, const uint32_t* at, int count, Vec<
 
 // Multiplies a block x [order, stride] in place, W vectors of its columns at a time.
 template <int L, int W>
-void base_stage(float* x, const Combination& combination, int64_t stride, int64_t apart, bool mixed, float one_value,
-                float* table, Ahead& ahead) {
+void base_stage(float* x, const Combination& combination, int64_t stride, float one_value, float* table,
+                Ahead& ahead) {
   const Vec<L> one = Vec<L>{} + one_value;
-  const int64_t columns = mixed ? apart : stride, step = mixed ? L : W * L;
   const char* sums = reinterpret_cast<const char*>(table);
-  for (int64_t i = 0; i < columns; i += step) {
+  for (int64_t i = 0; i < stride; i += W * L) {
     for (int64_t a = 0; a < combination.order; a += 4) {
-      sums_of_four<L, W>(x + a * stride + i, stride, apart, mixed, one, table + a / 4 * kSums * W * L);
+      sums_of_four<L, W>(x + a * stride + i, stride, one, table + a / 4 * kSums * W * L);
     }
     ahead(combination.order * W * L);
     const uint32_t* at = combination.offsets.data();
@@ -113,7 +109,7 @@ void base_stage(float* x, const Combination& combination, int64_t stride, int64_
       sum_at<L, W>(sums, at + result.added, result.subtracted, subtracted);
       at += result.added + result.subtracted;
 #pragma GCC unroll 4
-      for (int w = 0; w < W; ++w) store<L>(out + w * apart, added[w] - subtracted[w]);
+      for (int w = 0; w < W; ++w) store<L>(out + w * L, added[w] - subtracted[w]);
     }
   }
 }

@@ -25,11 +25,11 @@ template <int L, int R, int H = 1, class One> TORCHQX_INLINE void butterfly(Vec<
 // Lane i takes lane i xor D.
 template <int L, int D> TORCHQX_INLINE Vec<L> exchanged(const Vec<L>& v) {
 #if defined(__clang__)
-  return [&]<int... I>(std::integer_sequence<int, I...>) {
+  return [&]<int... I>(std::integer_sequence<int, I...>) TORCHQX_INLINE_LAMBDA {
     return __builtin_shufflevector(v, v, (I ^ D)...);
   }(std::make_integer_sequence<int, L>());
 #else
-  return [&]<int... I>(std::integer_sequence<int, I...>) {
+  return [&]<int... I>(std::integer_sequence<int, I...>) TORCHQX_INLINE_LAMBDA {
     return __builtin_shuffle(v, IntVec<L>{(I ^ D)...});
   }(std::make_integer_sequence<int, L>());
 #endif
@@ -37,67 +37,33 @@ template <int L, int D> TORCHQX_INLINE Vec<L> exchanged(const Vec<L>& v) {
 
 // One level over the lanes of a vector: pairs of lanes that are D apart.
 template <int L, int D> TORCHQX_INLINE Vec<L> lane_level(const Vec<L>& v) {
-  const Vec<L> sign = [&]<int... I>(std::integer_sequence<int, I...>) {
+  const Vec<L> sign = [&]<int... I>(std::integer_sequence<int, I...>) TORCHQX_INLINE_LAMBDA {
     return Vec<L>{(I & D ? -1.0f : 1.0f)...};
   }(std::make_integer_sequence<int, L>());
   return v * sign + exchanged<L, D>(v);
 }
 
-// Sylvester(L·R) over R vectors. The levels take turns, across vectors on the units that add, across lanes on those
-// that shuffle and multiply: all of one kind first would leave the other units idle.
-template <int L, int R, int H = 1> TORCHQX_INLINE void butterfly_with_lanes(Vec<L> (&v)[R]) {
-  if constexpr (H < R) level<L, R, H>(v, 1.0f);
+// Sylvester(L·G) over each G of R vectors. The levels take turns, across vectors on the units that add, across lanes on
+// those that shuffle and multiply: all of one kind first would leave the other units idle.
+template <int L, int R, int G, int H = 1> TORCHQX_INLINE void butterfly_with_lanes(Vec<L> (&v)[R]) {
+  if constexpr (H < G) level<L, R, H>(v, 1.0f);
   if constexpr (H < L) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) v[i] = lane_level<L, H>(v[i]);
   }
-  if constexpr (H < R || H < L) butterfly_with_lanes<L, R, 2 * H>(v);
+  if constexpr (H < G || H < L) butterfly_with_lanes<L, R, G, 2 * H>(v);
 }
 
 // Asks for the next block or row while this one is worked on, so that it has come from memory when its turn comes.
-// Every pass but the last asks for its share: memory is no faster when asked for all at once, and needs time to answer.
+// Every pass asks for its share: memory is no faster when asked for all at once, and needs time to answer.
 struct Ahead {
   const char* asked;
   int64_t share;       // bytes to ask for per element of a pass, times 256
   int64_t behind = 0;  // bytes not asked for yet, times 256
 
   TORCHQX_INLINE void operator()(int64_t elements) {
-    for (behind += elements * share; behind > 0; behind -= 64 * 256, asked += 64) __builtin_prefetch(asked, 0, 2);
+    for (behind += elements * share; behind > 0; behind -= 64 * 256, asked += 64) __builtin_prefetch(asked);
   }
 };
-
-// Reads n elements and applies Sylvester(L·G) to each run of L·G of them. Whether there are signs is known to the
-// compiler: with a branch between loads and butterflies it would keep the vectors in memory.
-template <class T, int L, int G, bool Signed>
-void first_stage(const T* x, const float* signs, int64_t n, float* out, Ahead& ahead) {
-  for (int64_t i = 0; i < n; i += L * G) {
-    Vec<L> v[G];
-#pragma GCC unroll 16
-    for (int g = 0; g < G; ++g) {
-      v[g] = load<L>(x + i + g * L);
-      if constexpr (Signed) v[g] *= load<L>(signs + i + g * L);
-    }
-    ahead(L * G);
-    butterfly_with_lanes<L, G>(v);
-#pragma GCC unroll 16
-    for (int g = 0; g < G; ++g) store<L>(out + i + g * L, v[g]);
-  }
-}
-
-// Applies Sylvester(R) across runs of `stride` elements, in place.
-template <int L, int R> void next_stage(float* x, int64_t n, int64_t stride, float one_value, Ahead& ahead) {
-  const Vec<L> one = Vec<L>{} + one_value;
-  for (int64_t start = 0; start < n; start += R * stride) {
-    for (int64_t i = start; i < start + stride; i += L) {
-      Vec<L> v[R];
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) v[r] = load<L>(x + i + r * stride);
-      ahead(L * R);
-      butterfly<L, R>(v, one);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) store<L>(x + i + r * stride, v[r]);
-    }
-  }
-}
 
 }  // namespace torchqx::rotation

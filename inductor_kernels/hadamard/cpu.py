@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchqx.hadamard_matrices import base_matrix, factors_of
+from torchqx.hadamard_matrices import base_matrix, bases_of, factors_of
 from torchqx.inductor_kernels.cpu_build import has_compiler, load_operators
 from torchqx.inductor_kernels.hadamard import aten
 from torchqx.inductor_kernels.hadamard.schema import LIBRARY, check
 
 SOURCES = tuple(Path(__file__).with_name(name)
-                for name in ("vectors.h", "butterflies.h", "base.h", "small_base.h", "sinks.h", "rows.h",
-                             "op.cpp"))
-COMPILED_BASES = (12, 20, 28, 36)  # their signs are constants of small_base.h
+                for name in ("vectors.h", "butterflies.h", "passes.h", "base.h", "small_base.h", "sinks.h",
+                             "rows.h", "op.cpp"))
+COMPILED_BASES = (12, 20, 28, 36, 60)  # their signs are constants of small_base.h
 
 
 def _rows(base: int) -> str:
@@ -43,6 +43,10 @@ def load() -> None:
     load_operators(SOURCES, FLAGS)
 
 
+def _bases(like: Tensor, block: int) -> Tensor:
+    return torch.tensor(bases_of(factors_of(block)[0]), dtype=torch.int64)
+
+
 def _base(like: Tensor, block: int) -> Tensor:
     return base_matrix(factors_of(block)[0])
 
@@ -63,4 +67,5 @@ _register("hadamard", aten.hadamard_aten)
 _register("hadamard_quantize_static", aten.hadamard_quantize_static_aten)
 _register("hadamard_quantize_per_token", aten.hadamard_quantize_per_token_aten)
 LIBRARY.impl("hadamard_aten", aten.hadamard_aten, "CompositeExplicitAutograd")
+LIBRARY.impl("hadamard_bases", _bases, "CompositeExplicitAutograd")
 LIBRARY.impl("hadamard_base", _base, "CompositeExplicitAutograd")

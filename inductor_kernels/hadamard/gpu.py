@@ -28,7 +28,7 @@ LIBRARY.define("hadamard_factor(int order, Device device) -> Tensor")
 LIBRARY.define("hadamard_blocks(Tensor x, Tensor? factor, int block, bool transpose, ScalarType dtype) -> Tensor")
 LIBRARY.define(
     "hadamard_blocks_per_token(Tensor x, Tensor? factor, int block, Tensor? smooth, Tensor? shift, int qmin, "
-    "int qmax, bool symmetric) -> (Tensor, Tensor, Tensor)"
+    "int qmax, bool symmetric, float clip_ratio) -> (Tensor, Tensor, Tensor)"
 )
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -63,15 +63,15 @@ def _(x: Tensor, factor: Tensor | None, block: int, transpose: bool, dtype: torc
 @torch.library.impl(LIBRARY, "hadamard_blocks_per_token", "CompositeExplicitAutograd")
 def hadamard_blocks_per_token(
     x: Tensor, factor: Tensor | None, block: int, smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int,
-    symmetric: bool,
+    symmetric: bool, clip_ratio: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`hadamard_blocks` of rows of one block [M, block], quantized with one range each."""
-    return quantize_per_token(times_hadamard(x.float(), block), smooth, shift, qmin, qmax, symmetric)
+    return quantize_per_token(times_hadamard(x.float(), block), smooth, shift, qmin, qmax, symmetric, clip_ratio)
 
 
 @torch.library.register_fake("torchqx::hadamard_blocks_per_token")
 def _(x: Tensor, factor: Tensor | None, block: int, smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int,
-      symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+      symmetric: bool, clip_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
     row = (x.shape[0], 1)
     return (x.new_empty(x.shape, dtype=code_dtype(qmin)), x.new_empty(row, dtype=torch.float32),
             x.new_empty(row, dtype=torch.int32))
@@ -112,7 +112,7 @@ def hadamard_quantize_static(
 
 def hadamard_quantize_per_token(
     x: Tensor, signs: Tensor | None, block: int, smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int,
-    symmetric: bool,
+    symmetric: bool, clip_ratio: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What ``torchqx::hadamard_quantize_per_token`` comes apart into."""
     if not _has_kernel(x, block):
@@ -120,10 +120,10 @@ def hadamard_quantize_per_token(
     rows, factor = _operands(x, signs, block)
     if block == x.shape[-1] and factors(block).holds_row:
         quantized = torch.ops.torchqx.hadamard_blocks_per_token(rows, factor, block, smooth, shift, qmin, qmax,
-                                                                symmetric)
+                                                                symmetric, clip_ratio)
     else:
         y = torch.ops.torchqx.hadamard_blocks(rows, factor, block, False, torch.float32)
-        quantized = quantize_per_token(y, smooth, shift, qmin, qmax, symmetric)
+        quantized = quantize_per_token(y, smooth, shift, qmin, qmax, symmetric, clip_ratio)
     codes, scale, zero = quantized
     row = (*x.shape[:-1], 1)
     return codes.reshape(x.shape), scale.reshape(row), zero.reshape(row)

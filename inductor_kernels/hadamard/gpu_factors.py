@@ -2,7 +2,8 @@
 
     H_block = F_1 ⊗ F_2 ⊗ ... ⊗ F_n        F_1 = H_base ⊗ Sylvester(2^j), the others Sylvester matrices
 
-Tensor cores want at least 16 rows, Triton powers of two: F_1 is padded with zeros, which pads the end of the block.
+Tensor cores want at least 16 rows, Triton powers of two: F_1 is padded with zeros, which pads the end of the block. Of
+another factor with fewer rows several stand along the diagonal of a matrix of 16, which multiplies as many neighbours.
 """
 
 import functools
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from torchqx.hadamard_matrices import factors_of
 
 SMALLEST, LARGEST = 16, 128  # sizes of a factor that stands whole in a program
+ROOMY = 64  # a larger one is taken where there is no choice
 LARGEST_GENERATED = 256  # the kernels count the common bits of eight
 WIDEST = 16384  # elements of a padded block: what the registers of one program hold in float32
 _PASS = 100  # what a pass over the block in shared memory costs, in multiplications per element
@@ -20,7 +22,7 @@ _PASS = 100  # what a pass over the block in shared memory costs, in multiplicat
 
 @dataclass(frozen=True)
 class Factor:
-    """``order`` rows of a Hadamard matrix, padded to ``size``; ``dense`` unless it is a Sylvester matrix."""
+    """``order`` rows of a Hadamard matrix, in a matrix of ``size``; ``dense`` unless it is a Sylvester matrix."""
 
     order: int
     dense: bool
@@ -39,7 +41,7 @@ class Factors:
     @property
     def width(self) -> int:
         """Elements of a padded block."""
-        return math.prod(f.size for f in self.parts)
+        return self.parts[0].size * math.prod(f.order for f in self.parts[1:])
 
     @property
     def sliced(self) -> bool:
@@ -48,10 +50,11 @@ class Factors:
 
     @property
     def has_kernel(self) -> bool:
-        """A sliced factor needs one more, and that alone, to make matrices of its operand."""
-        first = self.parts[0]
+        """A sliced factor needs one more, of 16 or more, and that alone, to make matrices of its operand."""
+        first, *others = self.parts
         if self.sliced:
-            return len(self.parts) == 2 and (first.dense or first.size <= LARGEST_GENERATED)
+            fits = first.dense or first.size <= LARGEST_GENERATED
+            return fits and len(others) == 1 and others[0].order >= SMALLEST
         return self.width <= WIDEST
 
     @property
@@ -60,8 +63,14 @@ class Factors:
         return self.has_kernel and self.width <= WIDEST
 
     @property
-    def cost(self) -> tuple[bool, int]:
-        return not self.has_kernel, sum(f.size for f in self.parts) + _PASS * len(self.parts)
+    def crowded(self) -> bool:
+        """Whether a factor leaves its operand few registers."""
+        return any(f.size > ROOMY for f in self.parts)
+
+    @property
+    def cost(self) -> tuple[bool, bool, int, int]:
+        work = sum(f.size for f in self.parts) + _PASS * len(self.parts)
+        return not self.has_kernel, self.crowded, work, self.width
 
 
 @functools.cache
@@ -78,10 +87,10 @@ def factors(block: int) -> Factors:
 
 
 def _partitions(power: int, largest: int) -> Iterator[tuple[int, ...]]:
-    """Descending powers of two, of SMALLEST to ``largest``, with the product ``power``."""
+    """Descending powers of two, at most ``largest``, with the product ``power``."""
     if power == 1:
         yield ()
-    size = SMALLEST
+    size = 2
     while size <= min(power, largest):
         for smaller in _partitions(power // size, size):
             yield (size, *smaller)

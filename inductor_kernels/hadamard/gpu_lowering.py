@@ -63,12 +63,12 @@ def lower_blocks(x: ir.TensorBox, factor: ir.TensorBox | None, block: int, trans
 @register_lowering(ops.hadamard_blocks_per_token.default, type_promotion_kind=None)
 def lower_blocks_per_token(
     x: ir.TensorBox, factor: ir.TensorBox | None, block: int, smooth: ir.TensorBox | None, shift: ir.TensorBox | None,
-    qmin: int, qmax: int, symmetric: bool,
+    qmin: int, qmax: int, symmetric: bool, clip_ratio: float,
 ) -> tuple[ir.TensorBox, ...]:
     """The template, whose scales and zero points are written beside its result."""
     if x.get_device().type != "cuda":
         return fallback_handler(ops.hadamard_blocks_per_token.default, add_to_fallback_set=False)(
-            x, factor, block, smooth, shift, qmin, qmax, symmetric)
+            x, factor, block, smooth, shift, qmin, qmax, symmetric, clip_ratio)
     rows = x.get_size()[0]
     scales, zeros = (lowerings[torch.ops.aten.empty.memory_format]([rows, 1], dtype=dtype, device=x.get_device())
                      for dtype in (torch.float32, torch.int32))
@@ -78,7 +78,7 @@ def lower_blocks_per_token(
         name: value for name, value in (("SHIFT", shift), ("SMOOTH", smooth)) if value is not None}
     codes = _tuned(x, factor, block, code_dtype(qmin), operands, {
         "TRANSPOSE": False, "SHIFTED": shift is not None, "SMOOTHED": smooth is not None, "SYMMETRIC": symmetric,
-        "QMIN": qmin, "QMAX": qmax, "SMALLEST_SCALE": SMALLEST_SCALE})
+        "QMIN": qmin, "QMAX": qmax, "CLIP_RATIO": clip_ratio, "SMALLEST_SCALE": SMALLEST_SCALE})
     return codes, scales, zeros
 
 
@@ -117,11 +117,23 @@ def _fuse_whatever_computes(x: ir.TensorBox) -> None:
 
 
 def tiles(by: Factors, rows: int | sympy.Expr) -> list[Tile]:
-    """The tiles to try, the likeliest first: no more blocks than rows, but 16 rows of every product."""
+    """The tiles to try, the likeliest first: no more blocks than rows, but 16 rows of every product.
+
+    Registers decide on the rest. Where a product has fewer rows than columns, Triton places warps side by side, and
+    each of them holds all of the rows: then one warp does it, or there are more blocks. Of a crowded product there are
+    as few rows as can be, and more warps share the columns.
+    """
     if by.sliced:
         width = min(by.width, WIDEST)
-        return [Tile(1, width, 8 if width > 4096 else 4), Tile(1, width, 16 if width > 8192 else 8)]
+        return [Tile(1, width, warps) for warps in ((4, 8) if width <= 4096 else (8,))]
     least = max(1, *(SMALLEST * f.size // by.width for f in by.parts))
+    if by.crowded:
+        return [Tile(least, by.width, min(8, 2 * least * by.width // _PER_WARP))]
     most = max(least, 1 << (int(rows) - 1).bit_length()) if isinstance(rows, int | sympy.Integer) else 1 << 30
-    blocks = [min(most, max(least, size // by.width)) for size in (4096, 8192, 2048)]
-    return list(dict.fromkeys(Tile(n, by.width, max(1, n * by.width // _PER_WARP)) for n in blocks))
+    square = max(f.size for f in by.parts) ** 2
+    found = []
+    for elements in (4096, 8192, 2048):
+        size = by.width * min(most, max(least, elements // by.width))
+        size = square if _PER_WARP < size < square else size
+        found.append(Tile(size // by.width, by.width, max(1, size // _PER_WARP)))
+    return list(dict.fromkeys(found))

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <tuple>
@@ -24,7 +25,7 @@ template <size_t N> Tensor call(const char* name, std::array<StableIValue, N> st
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// The stages for a block; its matrix of signs comes from Python the first time.
+// The passes for a block; its factors and signs come from Python the first time.
 const Plan& plan_for(const Tensor& x, int64_t block, bool transpose) {
   static std::map<std::pair<int64_t, bool>, std::unique_ptr<Plan>> plans;
   static std::mutex turn;
@@ -33,13 +34,16 @@ const Plan& plan_for(const Tensor& x, int64_t block, bool transpose) {
     const std::lock_guard lock(turn);
     if (const auto found = plans.find(key); found != plans.end()) return *found->second;
   }
-  const Tensor signs = call("torchqx::hadamard_base", std::array{from(x), from(block)});  // Python: not under the lock
+  const Tensor bases = call("torchqx::hadamard_bases", std::array{from(x), from(block)});  // Python: not under the lock
+  const auto* orders = static_cast<const int64_t*>(bases.const_data_ptr());
+  auto made = std::make_unique<Plan>(block, std::vector<int64_t>(orders, orders + bases.numel()), transpose);
+  if (made->needs_table()) {
+    const Tensor signs = call("torchqx::hadamard_base", std::array{from(x), from(block)});
+    made->make_table(static_cast<const int8_t*>(signs.const_data_ptr()));
+  }
   const std::lock_guard lock(turn);
   auto& plan = plans[key];
-  if (!plan) {
-    const auto* values = static_cast<const int8_t*>(signs.const_data_ptr());
-    plan = std::make_unique<Plan>(block, values, signs.size(0), transpose);
-  }
+  if (!plan) plan = std::move(made);
   return *plan;
 }
 
@@ -72,28 +76,33 @@ const float* checked(const std::optional<Tensor>& t, int64_t k, bool one_allowed
   return static_cast<const float*>(t->const_data_ptr());
 }
 
-Parameter parameter(const std::optional<Tensor>& t, int64_t k, const char* name) {
-  return {checked(t, k, true, name), t && t->numel() != 1};
+// factor · t for each element of a row, of a tensor with one value for all too.
+std::vector<float> per_element(const Tensor& t, int64_t k, float factor, const char* name) {
+  const float* values = checked(t, k, true, name);
+  std::vector<float> all(k, factor * *values);
+  if (t.numel() == k) std::transform(values, values + k, all.begin(), [&](float v) { return factor * v; });
+  return all;
 }
 
-// Rotates every row and calls finish(row, number), with a type of x that tells its element type.
-template <class Finish> void rotate_rows(const Tensor& any, const std::optional<Tensor>& signs, int64_t block,
-                                         bool transpose, const Finish& finish) {
+// Rotates every row into the sink that sink_for(row, number) makes, with a type of x that tells its element type.
+template <class SinkFor> void rotate_rows(const Tensor& any, const std::optional<Tensor>& signs, int64_t block,
+                                          bool transpose, const SinkFor& sink_for) {
   const Tensor x = any.stride(any.dim() - 1) == 1 ? any : torch::stable::contiguous(any);
   const auto sizes = x.sizes(), strides = x.strides();
   const RowOffsets offsets{{sizes.begin(), sizes.end()}, {strides.begin(), strides.end()}};
   const int64_t k = sizes.back();
   const Plan& plan = plan_for(x, block, transpose);
   const float* sign_values = checked(signs, k, false, "signs");
+  const Signs before(transpose ? nullptr : sign_values, k);
   const auto run = [&]<class T>(const T* data) {
-    const float* before = transpose ? nullptr : sign_values;
-    const Rotation<T> rotation{&plan, first_stage_for<T>(plan, before), before, k, one};
+    const Rotation rotation{&plan, &before, k, one};
     torch::stable::parallel_for(0, x.numel() / k, std::max<int64_t>(1, kWorthAThread / k),
                                 [&](int64_t begin, int64_t end) {
       const Scratch scratch(plan, k);
       for (int64_t r = begin; r < end; ++r) {
-        rotation(data + offsets(r), scratch);
-        finish(data, scratch.row, r);
+        auto sink = sink_for(data, scratch.row, r);
+        rotation(data + offsets(r), scratch, sink);
+        sink.finish(k);
       }
 #if defined(__AVX512F__)
       _mm_sfence();  // orders streamed lines before what tells the other threads that this one is done
@@ -136,8 +145,8 @@ Tensor hadamard(const Tensor& x, const std::optional<Tensor>& signs, int64_t blo
   const float* after = transpose ? checked(signs, k, false, "signs") : nullptr;
   const bool large = is_large(out);
   void* results = out.mutable_data_ptr();
-  rotate_rows(x, signs, block, transpose, [&]<class T>(const T*, const float* row, int64_t r) {
-    Plain<T>{static_cast<T*>(results) + r * k, large, scale_of(block), after}(row, k);
+  rotate_rows(x, signs, block, transpose, [&]<class T>(const T*, float*, int64_t r) {
+    return Plain<T>{static_cast<T*>(results) + r * k, large, scale_of(block), after};
   });
   return out;
 }
@@ -147,19 +156,18 @@ Tensor hadamard_quantize_static(const Tensor& x, const std::optional<Tensor>& si
   const int64_t k = checked_rows(x, block);
   Tensor out = allocate(sizes_of(x), code_dtype(qmin, qmax));
   if (x.numel() == 0) return out;
-  Static sink{static_cast<uint8_t*>(out.mutable_data_ptr()), is_large(out), scale_of(block), parameter(mul, k, "mul"),
-              parameter(add, k, "add"), static_cast<float>(qmin), static_cast<float>(qmax)};
-  rotate_rows(x, signs, block, false, [&](const auto*, const float* row, int64_t r) {
-    Static mine = sink;
-    mine.out += r * k;
-    mine(row, k);
+  const bool large = is_large(out);
+  auto* codes = static_cast<uint8_t*>(out.mutable_data_ptr());
+  const auto by = per_element(mul, k, scale_of(block), "mul"), plus = per_element(add, k, 1, "add");
+  rotate_rows(x, signs, block, false, [&](const auto*, float*, int64_t r) {
+    return Static{codes + r * k, large, by.data(), plus.data(), static_cast<float>(qmin), static_cast<float>(qmax)};
   });
   return out;
 }
 
 std::tuple<Tensor, Tensor, Tensor> hadamard_quantize_per_token(
     const Tensor& x, const std::optional<Tensor>& signs, int64_t block, const std::optional<Tensor>& smooth,
-    const std::optional<Tensor>& shift, int64_t qmin, int64_t qmax, bool symmetric) {
+    const std::optional<Tensor>& shift, int64_t qmin, int64_t qmax, bool symmetric, double clip_ratio) {
   const int64_t k = checked_rows(x, block);
   std::vector<int64_t> per_row = sizes_of(x);
   per_row.back() = 1;
@@ -170,10 +178,14 @@ std::tuple<Tensor, Tensor, Tensor> hadamard_quantize_per_token(
   auto* out = static_cast<uint8_t*>(codes.mutable_data_ptr());
   auto* scale = static_cast<float*>(scales.mutable_data_ptr());
   auto* zero = static_cast<int32_t*>(zeros.mutable_data_ptr());
-  const Parameter by = parameter(smooth, k, "smooth"), minus = parameter(shift, k, "shift");
+  const auto expanded = [&](const std::optional<Tensor>& t, const char* name) {
+    return t ? per_element(*t, k, 1, name) : std::vector<float>();
+  };
+  const auto by = expanded(smooth, "smooth"), minus = expanded(shift, "shift");
   rotate_rows(x, signs, block, false, [&](const auto*, float* row, int64_t r) {
-    PerToken{out + r * k, large, scale + r, zero + r, scale_of(block), by, minus, static_cast<float>(qmin),
-             static_cast<float>(qmax), symmetric}(row, k);
+    return PerToken{out + r * k, large, row, scale + r, zero + r, scale_of(block), smooth ? by.data() : nullptr,
+                    shift ? minus.data() : nullptr, static_cast<float>(qmin), static_cast<float>(qmax), symmetric,
+                    static_cast<float>(clip_ratio)};
   });
   return {codes, scales, zeros};
 }

@@ -1,4 +1,4 @@
-// One row after another: which stages a block of a given order needs, and running them.
+// One row after another: which passes a block of a given order needs, and running them.
 #include <map>
 #include <memory>
 #include <mutex>
@@ -6,108 +6,76 @@
 
 namespace torchqx::rotation {
 
-using SmallBase = void (*)(float*, int64_t, float, Ahead&);
-
-inline SmallBase small_base_for(int64_t base, bool transposed) {
-  switch (base) {
-    case 12: return transposed ? small_base_stage<12, true> : small_base_stage<12, false>;
-    case 20: return transposed ? small_base_stage<20, true> : small_base_stage<20, false>;
-    case 28: return transposed ? small_base_stage<28, true> : small_base_stage<28, false>;
-    case 36: return transposed ? small_base_stage<36, true> : small_base_stage<36, false>;
-    default: return nullptr;
-  }
-}
-
-// block = base · power. The first stage does runs of lanes · group elements, the next ones more of the power of two,
-// and the base comes last; by a table of sums, with the last one or two levels if there are any left.
+// block = bases · power. Bases with code of their own come first, straight from the input; so does the outermost part
+// of a power without bases. Then what is left of the power: stages in cache, and a last pass of 16 · group elements.
 struct Plan {
   struct Stage { int radix; int64_t stride; };
 
-  int64_t block, base, power;
-  int lanes, group;
+  int64_t block;
+  std::vector<int64_t> bases;
+  int64_t power;
+  bool transpose;
+  bool direct;            // the first base needs no copy before it
+  int first_radix = 1;    // of the first pass, where there are no bases
+  int64_t run = 1;        // what is left of the power
+  int64_t pitch = 1;      // between runs: a little more than a large power of two, where they would share cache places
   std::vector<Stage> stages;
-  SmallBase small = nullptr;                 // for a base that has one;
-  std::unique_ptr<Combination> combination;  // for any other but 1
-  int vectors = 1;                           // that the table is for at a time,
-  int64_t apart = 0;                         // this far from each other
-  bool mixed = false;                        // and being a butterfly too
+  int group = 0;          // 0: runs too short for vectors
+  std::unique_ptr<Combination> table;  // for a base without code of its own
+  int table_lanes = 1, table_vectors = 1;
 
-  Plan(int64_t order, const int8_t* signs, int64_t signs_order, bool transpose)
-      : block(order), base(signs_order), power(order / signs_order) {
-    lanes = power >= 16 ? 16 : power >= 4 ? 4 : 1;
-    group = static_cast<int>(std::min<int64_t>(16, power / lanes));
-    if (lanes == 16) small = small_base_for(base, transpose);
-    const bool tabled = base > 1 && !small;
-    const int64_t fitting = !tabled ? 1 : kTableBytes / (table_floats() * 4);
-    int64_t done = lanes * group;
-    while (power / done > std::clamp<int64_t>(fitting, 1, 4)) {
-      const int radix = static_cast<int>(std::min<int64_t>(16, power / done));
-      stages.push_back({radix, done});
-      done *= radix;
+  Plan(int64_t order, std::vector<int64_t> base_orders, bool transposed)
+      : block(order), bases(std::move(base_orders)), power(order), transpose(transposed) {
+    for (const int64_t base : bases) power /= base;
+    direct = !transpose && power >= 16 && !bases.empty() && is_small_base(bases[0]);
+    run = pitch = power;
+    if (power < 16) return;
+    if (direct && bases.size() == 1 && run >= 512) pitch = run + 16;
+    group = static_cast<int>(std::min<int64_t>(16, power / 16));
+    if (bases.empty()) first_radix = static_cast<int>(std::min<int64_t>(16, power / (16 * group)));
+    run /= first_radix;
+    for (int64_t done = 16 * group; done < run; done *= stages.back().radix) {
+      stages.push_back({static_cast<int>(std::min<int64_t>(16, run / done)), done});
     }
-    if (!tabled) return;
-    mixed = done < power;
-    apart = mixed ? done : lanes;
-    if (mixed) vectors = static_cast<int>(power / done);
-    while (!mixed && lanes == 16 && vectors < 4 && 2 * vectors <= fitting && power % (2 * vectors * lanes) == 0) {
-      vectors *= 2;
-    }
-    combination = std::make_unique<Combination>(signs, base, transpose, vectors * lanes * 4);
   }
 
-  int64_t passes_that_ask() const { return std::max<int64_t>(1, static_cast<int64_t>(stages.size()) + (base > 1)); }
-  int64_t table_floats() const { return base == 1 || small ? 0 : base / 4 * kSums * vectors * lanes; }
+  bool needs_table() const { return bases.size() == 1 && (power < 16 || !is_small_base(bases[0])); }
+
+  void make_table(const int8_t* signs) {
+    table_lanes = power >= 16 ? 16 : power >= 4 ? 4 : 1;
+    while (table_lanes == 16 && table_vectors < 4 && 2 * table_floats() * 4 <= kTableBytes &&
+           power % (2 * table_vectors * 16) == 0) {
+      table_vectors *= 2;
+    }
+    table = std::make_unique<Combination>(signs, bases[0], transpose, table_vectors * table_lanes * 4);
+  }
+
+  int64_t padding() const { return pitch == power ? 0 : bases[0] * 16; }
+  int64_t table_floats() const { return needs_table() ? bases[0] / 4 * kSums * table_vectors * table_lanes : 0; }
+  int64_t passes() const {
+    return 2 + static_cast<int64_t>(stages.size() + bases.size()) - (direct ? 1 : 0);
+  }
 };
 
-template <class T> using FirstStage = void (*)(const T*, const float*, int64_t, float*, Ahead&);
+// Of a row, for every way to read it.
+struct Signs {
+  std::vector<float> factors;
+  std::vector<uint16_t> flips;
 
-template <class T> FirstStage<T> first_stage_for(const Plan& plan, bool is_signed) {
-  switch (plan.lanes * 32 + plan.group) {
-    case 16 * 32 + 16: return is_signed ? first_stage<T, 16, 16, true> : first_stage<T, 16, 16, false>;
-    case 16 * 32 + 8: return is_signed ? first_stage<T, 16, 8, true> : first_stage<T, 16, 8, false>;
-    case 16 * 32 + 4: return is_signed ? first_stage<T, 16, 4, true> : first_stage<T, 16, 4, false>;
-    case 16 * 32 + 2: return is_signed ? first_stage<T, 16, 2, true> : first_stage<T, 16, 2, false>;
-    case 16 * 32 + 1: return is_signed ? first_stage<T, 16, 1, true> : first_stage<T, 16, 1, false>;
-    case 4 * 32 + 2: return is_signed ? first_stage<T, 4, 2, true> : first_stage<T, 4, 2, false>;
-    case 4 * 32 + 1: return is_signed ? first_stage<T, 4, 1, true> : first_stage<T, 4, 1, false>;
-    case 32 + 2: return is_signed ? first_stage<T, 1, 2, true> : first_stage<T, 1, 2, false>;
-    default: return is_signed ? first_stage<T, 1, 1, true> : first_stage<T, 1, 1, false>;
+  Signs(const float* signs, int64_t k) : factors(k, 1.0f), flips(k) {
+    if (!signs) return;
+    for (int64_t i = 0; i < k; ++i) factors[i] = signs[i], flips[i] = std::signbit(signs[i]) ? 0x8000 : 0;
   }
-}
+};
 
-inline void run_stages(const Plan& plan, float* block, float one, Ahead& ahead) {
-  for (const auto [radix, stride] : plan.stages) {
-    switch (radix) {
-      case 16: next_stage<16, 16>(block, plan.block, stride, one, ahead); break;
-      case 8: next_stage<16, 8>(block, plan.block, stride, one, ahead); break;
-      case 4: next_stage<16, 4>(block, plan.block, stride, one, ahead); break;
-      default: next_stage<16, 2>(block, plan.block, stride, one, ahead); break;
-    }
-  }
-}
-
-inline void run_base(const Plan& plan, float* block, float one, float* table, Ahead& ahead) {
-  if (plan.small) return plan.small(block, plan.power, one, ahead);
-  const auto run = [&](auto stage) {
-    stage(block, *plan.combination, plan.power, plan.apart, plan.mixed, one, table, ahead);
-  };
-  switch (plan.lanes * 8 + plan.vectors) {
-    case 16 * 8 + 4: return run(base_stage<16, 4>);
-    case 16 * 8 + 2: return run(base_stage<16, 2>);
-    case 16 * 8 + 1: return run(base_stage<16, 1>);
-    case 4 * 8 + 1: return run(base_stage<4, 1>);
-    default: return run(base_stage<1, 1>);
-  }
-}
-
-// Room for a row between its stages, and for the sums of a base; one per thread, kept between calls.
+// Room for a row between its passes, and for the sums of a base; one per thread, kept between calls.
 struct Scratch {
   float* table;
   float* row;
 
   Scratch(const Plan& plan, int64_t k) {
     thread_local std::vector<float> memory;
-    const size_t needed = plan.table_floats() + k + 2 * 16;
+    const size_t needed = plan.table_floats() + k + plan.padding() + 2 * 16;
     if (memory.size() < needed) memory.resize(needed);
     const auto aligned = [](float* p) { return p + (-reinterpret_cast<uintptr_t>(p) % 64) / 4; };
     table = aligned(memory.data());
@@ -115,23 +83,86 @@ struct Scratch {
   }
 };
 
-template <class T> struct Rotation {
+struct Rotation {
   const Plan* plan;
-  FirstStage<T> first;
-  const float* signs;
+  const Signs* signs;
   int64_t k;
   float one;
 
-  // scratch.row = x R · sqrt(block)
-  void operator()(const T* x, const Scratch& scratch) const {
+  // x R · sqrt(block), into the sink; scratch.row is free for what the sink keeps of the elements it has got.
+  template <class T, class Sink> void operator()(const T* x, const Scratch& scratch, Sink& sink) const {
     for (int64_t b = 0; b < k; b += plan->block) {
       Ahead ahead{reinterpret_cast<const char*>(x + b + plan->block),
-                  static_cast<int64_t>(256 * sizeof(T)) / plan->passes_that_ask()};
-      first(x + b, signs ? signs + b : nullptr, plan->block, scratch.row + b, ahead);
-      run_stages(*plan, scratch.row + b, one, ahead);
-      if (plan->base > 1) run_base(*plan, scratch.row + b, one, scratch.table, ahead);
+                  static_cast<int64_t>(256 * sizeof(T)) / plan->passes()};
+      const Rows<T> rows{x + b, signs->factors.data() + b};
+      float* row = scratch.row + b;
+      if (plan->group == 0) {
+        narrow(rows, row, scratch.table, b, sink, ahead);
+        continue;
+      }
+      if constexpr (std::is_same_v<T, bfloat16>) {
+        if (plan->power >= 32) {
+          first(Pairs{x + b, signs->flips.data() + b}, row, ahead);
+          rest<true>(row, scratch.table, b, sink, ahead);
+          continue;
+        }
+      }
+      first(rows, row, ahead);
+      rest<false>(row, scratch.table, b, sink, ahead);
     }
   }
+
+  template <class Source> void first(const Source& from, float* row, Ahead& ahead) const {
+    if (plan->direct) {
+      const int64_t pitch = plan->bases.size() == 1 ? plan->pitch : stride(0);
+      return any_small_base_pass<false>(plan->bases[0], from, stride(0), row, pitch, one, ahead);
+    }
+    any_radix_pass(plan->first_radix, from, plan->block / plan->first_radix, row, one, ahead);
+  }
+
+  template <bool Paired, class Sink>
+  void rest(float* row, float* table, int64_t at, Sink& sink, Ahead& ahead) const {
+    if (!plan->bases.empty() && !plan->direct) base(0, row, table, ahead);
+    const int64_t part = plan->bases.size() > 1 ? stride(0) : plan->stages.empty() ? plan->block : plan->run;
+    const int64_t apart = part + plan->pitch - plan->power;
+    float* x = row;
+    for (int64_t done = 0; done < plan->block; done += part, x += apart, at += part) {
+      if (plan->bases.size() > 1) base(1, x, table, ahead);
+      for (const auto [radix, distance] : plan->stages) {
+        for (float* from = x; from < x + part; from += radix * distance) {
+          any_radix_pass(radix, Floats{from}, distance, from, one, ahead);
+        }
+      }
+      any_last_pass<Paired>(plan->group, x, part, at, sink, ahead);
+    }
+  }
+
+  // Powers too short for vectors, and rows that are no whole number of them.
+  template <class T, class Sink>
+  void narrow(const Rows<T>& from, float* row, float* table, int64_t at, Sink& sink, Ahead& ahead) const {
+    for (int64_t i = 0; i < plan->block; ++i) row[i] = load<1>(from.x + i)[0] * from.signs[i];
+    if (plan->table) base(0, row, table, ahead);
+    short_runs(row, plan->block, plan->power);
+    put_row(row, plan->block, at, sink);
+  }
+
+  void base(int number, float* x, float* table, Ahead& ahead) const {
+    if (!plan->table) {
+      const auto pass = plan->transpose ? any_small_base_pass<true, Floats> : any_small_base_pass<false, Floats>;
+      return pass(plan->bases[number], Floats{x}, stride(number), x, stride(number), one, ahead);
+    }
+    const auto run = [&](auto stage) { stage(x, *plan->table, plan->power, one, table, ahead); };
+    switch (plan->table_lanes * 8 + plan->table_vectors) {
+      case 16 * 8 + 4: return run(base_stage<16, 4>);
+      case 16 * 8 + 2: return run(base_stage<16, 2>);
+      case 16 * 8 + 1: return run(base_stage<16, 1>);
+      case 4 * 8 + 1: return run(base_stage<4, 1>);
+      default: return run(base_stage<1, 1>);
+    }
+  }
+
+  // Between the rows that a base acts across.
+  int64_t stride(int number) const { return number == 0 ? plan->block / plan->bases[0] : plan->power; }
 };
 
 }  // namespace torchqx::rotation

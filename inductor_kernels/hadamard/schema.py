@@ -4,12 +4,13 @@
 |---|---|
 | ``hadamard(x, signs, block, transpose)`` | x R, or x Rᵀ |
 | ``hadamard_quantize_static(x, signs, block, mul, add, qmin, qmax)`` | clamp(round(x R · mul + add)) |
-| ``hadamard_quantize_per_token(x, signs, block, smooth, shift, qmin, qmax, symmetric)`` | codes, scale, zero point |
+| ``hadamard_quantize_per_token(x, signs, block, smooth, shift, qmin, qmax, symmetric, clip_ratio=1)`` | see aten |
 
     x R = ((x · signs) as [..., K/block, block]) @ (H_base ⊗ Sylvester) / sqrt(block)
 
 ``signs`` is float32 [K] of +-1, or None; ``block`` divides K. Codes are uint8, or int8 where
-``qmin`` is negative. ``smooth`` multiplies, as ``inv_smooth`` does in ``int8_linear.quantize.quantize_per_token``.
+``qmin`` is negative. ``smooth`` multiplies, as ``inv_smooth`` does in ``int8_linear.quantize.quantize_per_token``;
+``clip_ratio`` is the share of a row's range that the codes cover.
 """
 
 from typing import Any
@@ -28,10 +29,11 @@ LIBRARY.define(
 )
 LIBRARY.define(
     "hadamard_quantize_per_token(Tensor x, Tensor? signs, int block, Tensor? smooth, Tensor? shift, int qmin, "
-    "int qmax, bool symmetric) -> (Tensor, Tensor, Tensor)"
+    "int qmax, bool symmetric, float clip_ratio=1.0) -> (Tensor, Tensor, Tensor)"
 )
-# What the C++ kernels ask of Python: the formula, for float64; a block's base matrix, once.
+# What the C++ kernels ask of Python: the formula, for float64; once, the orders of a block's bases, and their matrix.
 LIBRARY.define("hadamard_aten(Tensor x, Tensor? signs, int block, bool transpose) -> Tensor")
+LIBRARY.define("hadamard_bases(Tensor like, int block) -> Tensor")
 LIBRARY.define("hadamard_base(Tensor like, int block) -> Tensor")
 
 
@@ -66,7 +68,7 @@ def hadamard_quantize_static_fake(
 @torch.library.register_fake("torchqx::hadamard_quantize_per_token")
 def hadamard_quantize_per_token_fake(
     x: Tensor, signs: Tensor | None, block: int, smooth: Tensor | None, shift: Tensor | None, qmin: int, qmax: int,
-    symmetric: bool,
+    symmetric: bool, clip_ratio: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     check(x, signs, block)
     row = (*x.shape[:-1], 1)

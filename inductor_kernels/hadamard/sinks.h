@@ -1,33 +1,7 @@
-// What becomes of a rotated row, still unscaled in float32 and in cache: written in the output's dtype, or quantized.
+// What becomes of a rotated row, vector by vector, unscaled in float32: written in the output's dtype, or quantized.
 #include <algorithm>
 
 namespace torchqx::rotation {
-
-// One value per element of a row, or one for all, or none.
-struct Parameter {
-  const float* values = nullptr;
-  bool per_element = false;
-
-  template <int L> TORCHQX_INLINE Vec<L> at(int64_t i) const {
-    return per_element ? load<L>(values + i) : Vec<L>{} + *values;
-  }
-};
-
-// body(lanes, i) for all of a row: 16 at a time, and what is left one by one.
-template <class Body> TORCHQX_INLINE void for_each_vector(int64_t begin, int64_t end, const Body& body) {
-  int64_t i = begin;
-  for (; i + 16 <= end; i += 16) body(std::integral_constant<int, 16>(), i);
-  for (; i < end; ++i) body(std::integral_constant<int, 1>(), i);
-}
-
-// out[i] = value(lanes, i) for a whole row.
-template <class T, class Value> TORCHQX_INLINE void write_row(T* out, int64_t k, bool large, const Value& value) {
-  int64_t i = 0;
-  if (large && reinterpret_cast<uintptr_t>(out) % (16 * sizeof(T)) == 0) {
-    for (; i + 16 <= k; i += 16) stream(out + i, value(std::integral_constant<int, 16>(), i));
-  }
-  for_each_vector(i, k, [&](auto lanes, int64_t at) { store<decltype(lanes)::value>(out + at, value(lanes, at)); });
-}
 
 template <class T> struct Plain {
   T* out;
@@ -35,92 +9,121 @@ template <class T> struct Plain {
   float scale;
   const float* signs;
 
-  void operator()(const float* row, int64_t k) const {
-    write_row(out, k, large, [&]<int L>(std::integral_constant<int, L>, int64_t i) {
-      const Vec<L> v = load<L>(row + i) * scale;
-      return signs ? v * load<L>(signs + i) : v;
-    });
+  template <int L, int R> TORCHQX_INLINE void put(int64_t i, Vec<L> (&v)[R]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) v[r] *= scale;
+    if (signs) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) v[r] *= load<L>(signs + i + L * r);
+    }
+    store_all<T, L, R>(out + i, v, large);
   }
+
+  void finish(int64_t) {}
 };
 
 struct Static {
   uint8_t* out;
   bool large;
-  float scale;
-  Parameter mul, add;
+  const float *mul, *add;  // one per element of a row
   float qmin, qmax;
 
-  void operator()(const float* row, int64_t k) const {
-    write_row(out, k, large, [&]<int L>(std::integral_constant<int, L>, int64_t i) {
-      const Vec<L> y = load<L>(row + i) * scale * mul.at<L>(i) + add.at<L>(i);
-      return clamped<L>(y, qmin, qmax);
-    });
+  template <int L, int R> TORCHQX_INLINE void put(int64_t i, Vec<L> (&v)[R]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      v[r] = clamped<L>(v[r] * load<L>(mul + i + L * r) + load<L>(add + i + L * r), qmin, qmax);
+    }
+    store_all<uint8_t, L, R>(out + i, v, large);
   }
+
+  void finish(int64_t) {}
 };
 
+// Keeps the row, and its range, which zero belongs to, until all of it is there.
 struct PerToken {
-  uint8_t* codes;
+  uint8_t* out;
   bool large;
+  float* kept;
   float* out_scale;
   int32_t* out_zero;
   float scale;
-  Parameter smooth, shift;
+  const float *smooth, *shift;  // one per element of a row, or none
   float qmin, qmax;
   bool symmetric;
+  float clip_ratio;  // the share of the range that codes cover
+  Vec<16> low = {}, high = {};
 
-  template <int L> TORCHQX_INLINE Vec<L> transformed(const Vec<L>& v, int64_t i) const {
-    Vec<L> y = v * scale;
-    if (shift.values) y -= shift.at<L>(i);
-    if (smooth.values) y *= smooth.at<L>(i);
-    return y;
+  template <int L, int R> TORCHQX_INLINE void put(int64_t i, Vec<L> (&v)[R]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) v[r] *= scale;
+    if (shift) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) v[r] -= load<L>(shift + i + L * r);
+    }
+    if (smooth) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) v[r] *= load<L>(smooth + i + L * r);
+    }
+    Vec<L> least = v[0], most = v[0];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      store<L>(kept + i + L * r, v[r]);
+      least = smaller<L>(v[r], least);
+      most = larger<L>(v[r], most);
+    }
+    if constexpr (L == 16) low = smaller<16>(least, low), high = larger<16>(most, high);
+    else low[0] = std::min(low[0], least[0]), high[0] = std::max(high[0], most[0]);
   }
 
-  // The range of the row, which zero belongs to; four vectors at a time, as each comparison waits for the one before.
-  std::pair<float, float> range(const float* row, int64_t k) const {
-    Vec<16> low[4] = {}, high[4] = {};
-    int64_t i = 0;
-    for (; i + 64 <= k; i += 64) {
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const Vec<16> y = load<16>(row + i + 16 * j);
-        low[j] = y < low[j] ? y : low[j];
-        high[j] = y > high[j] ? y : high[j];
-      }
-    }
-    float lowest = 0, highest = 0;
-    for (; i < k; ++i) lowest = std::min(lowest, row[i]), highest = std::max(highest, row[i]);
-    for (int j = 0; j < 4; ++j) {
-      for (int l = 0; l < 16; ++l) lowest = std::min(lowest, low[j][l]), highest = std::max(highest, high[j][l]);
-    }
-    return {lowest, highest};
+  template <int D> void over_lanes() {
+    low = smaller<16>(low, exchanged<16, D>(low));
+    high = larger<16>(high, exchanged<16, D>(high));
+    if constexpr (D < 8) over_lanes<2 * D>();
   }
 
-  void operator()(float* row, int64_t k) const {
+  void finish(int64_t k) {
     constexpr float kSmallestScale = 1e-12f;
-    const bool in_place = shift.values || smooth.values;
-    if (in_place) {
-      for_each_vector(0, k, [&]<int L>(std::integral_constant<int, L>, int64_t i) {
-        store<L>(row + i, transformed<L>(load<L>(row + i), i));
-      });
-    }
-    const auto [lowest, highest] = range(row, k);
-    const float remaining = in_place ? 1 : scale;
-    const float low = lowest * remaining, high = highest * remaining;
+    over_lanes<1>();
+    const float lowest = low[0] * clip_ratio, highest = high[0] * clip_ratio;
     float step, zero;
     if (symmetric) {
-      step = std::max(std::max(high, -low) * static_cast<float>(2.0 / (qmax - qmin)), kSmallestScale);
+      step = std::max(std::max(highest, -lowest) * static_cast<float>(2.0 / (qmax - qmin)), kSmallestScale);
       zero = std::floor((qmin + qmax) / 2);
     } else {
-      step = std::max((high - low) * static_cast<float>(1.0 / (qmax - qmin)), kSmallestScale);
-      zero = std::clamp(std::nearbyint(qmin - low / step), qmin, qmax);
+      step = std::max((highest - lowest) * static_cast<float>(1.0 / (qmax - qmin)), kSmallestScale);
+      zero = std::clamp(std::nearbyint(qmin - lowest / step), qmin, qmax);
     }
-    const float inverse = 1 / step;
-    write_row(codes, k, large, [&]<int L>(std::integral_constant<int, L>, int64_t i) {
-      return clamped<L>(rounded<L>(load<L>(row + i) * remaining * inverse) + zero, qmin, qmax);
-    });
+    int64_t i = 0;
+    for (; i + 64 <= k; i += 64) quantize<16, 4>(i, 1 / step, zero);
+    for (; i + 16 <= k; i += 16) quantize<16, 1>(i, 1 / step, zero);
+    for (; i < k; ++i) quantize<1, 1>(i, 1 / step, zero);
     *out_scale = step;
     *out_zero = static_cast<int32_t>(zero);
   }
+
+  // Adding 1.5 · 2^23 rounds to whole numbers; taking it away again also adds the zero point.
+  template <int L, int R> TORCHQX_INLINE void quantize(int64_t i, float by, float zero) {
+    constexpr float kRounds = 0x1.8p23f;
+    Vec<L> v[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      v[r] = clamped<L>((load<L>(kept + i + L * r) * by + kRounds) - (kRounds - zero), qmin, qmax);
+    }
+    store_all<uint8_t, L, R>(out + i, v, large);
+  }
 };
+
+// A row that passes without vectors of 16 left in memory.
+template <class Sink> void put_row(const float* x, int64_t n, int64_t at, Sink& sink) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    Vec<16> v[1] = {load<16>(x + i)};
+    sink.template put<16, 1>(at + i, v);
+  }
+  for (; i < n; ++i) {
+    Vec<1> v[1] = {load<1>(x + i)};
+    sink.template put<1, 1>(at + i, v);
+  }
+}
 
 }  // namespace torchqx::rotation

@@ -1,7 +1,7 @@
 // The commonest bases with their signs known to the compiler: sums and results stay in registers.
 //
 // As in base.h, the 8 sums ± of four rows, up to a sign; each result adds one of them per four rows. Of orders too
-// large for the registers the results come in two halves, which both make the sums.
+// large for the registers the results come in two or three parts, which all make the sums.
 #include <array>
 #include <utility>
 
@@ -13,6 +13,7 @@ template <> inline constexpr std::array<uint64_t, 12> kRows<12>{TORCHQX_BASE_12}
 template <> inline constexpr std::array<uint64_t, 20> kRows<20>{TORCHQX_BASE_20};
 template <> inline constexpr std::array<uint64_t, 28> kRows<28>{TORCHQX_BASE_28};
 template <> inline constexpr std::array<uint64_t, 36> kRows<36>{TORCHQX_BASE_36};
+template <> inline constexpr std::array<uint64_t, 60> kRows<60>{TORCHQX_BASE_60};
 
 template <int N, bool Transposed> constexpr bool negative(int a, int b) {
   return (Transposed ? kRows<N>[b] >> a : kRows<N>[a] >> b) & 1;
@@ -26,14 +27,12 @@ template <int N, bool Transposed> constexpr int sum_of(int a, int b) {
 }
 
 // Adds to results B... what rows A to A + 3 contribute. Every second addition goes through the multiply-add units.
-template <int L, int N, bool Transposed, int First, int A, int... B>
-TORCHQX_INLINE void add_four(const float* x, int64_t stride, const Vec<L>& one, Vec<L>* total,
-                             std::integer_sequence<int, B...>) {
-  const float* p = x + A * stride;
-  const Vec<L> v0 = load<L>(p), v1 = load<L>(p + stride), v2 = load<L>(p + 2 * stride), v3 = load<L>(p + 3 * stride);
+template <int L, int N, bool Transposed, int First, int A, class RowOf, int... B>
+TORCHQX_INLINE void add_four(const RowOf& row, const Vec<L>& one, Vec<L>* total, std::integer_sequence<int, B...>) {
+  const Vec<L> v0 = row(A), v1 = row(A + 1), v2 = row(A + 2), v3 = row(A + 3);
   const Vec<L> a = v0 + v1, b = v0 * one - v1, c = v2 + v3, d = v2 * one - v3;
   const Vec<L> sums[8] = {a + c, a + d, a * one - d, a * one - c, b + c, b + d, b * one - d, b * one - c};
-  const auto add = [&]<int R>(std::integral_constant<int, R>) {
+  const auto add = [&]<int R>(std::integral_constant<int, R>) TORCHQX_INLINE_LAMBDA {
     constexpr bool minus = negative<N, Transposed>(A, First + R);
     const Vec<L>& sum = sums[sum_of<N, Transposed>(A, First + R)];
     if constexpr (A == 0) {
@@ -48,40 +47,53 @@ TORCHQX_INLINE void add_four(const float* x, int64_t stride, const Vec<L>& one, 
 }
 
 // Results First to First + Count - 1 of one vector of columns.
-template <int L, int N, bool Transposed, int First, int Count>
-TORCHQX_INLINE void results(const float* x, int64_t stride, const Vec<L>& one, Vec<L> (&total)[Count]) {
-  [&]<int... Q>(std::integer_sequence<int, Q...>) {
-    (add_four<L, N, Transposed, First, 4 * Q>(x, stride, one, total, std::make_integer_sequence<int, Count>()), ...);
+template <int L, int N, bool Transposed, int First, int Count, class RowOf>
+TORCHQX_INLINE void results(const RowOf& row, const Vec<L>& one, Vec<L> (&total)[Count]) {
+  [&]<int... Q>(std::integer_sequence<int, Q...>) TORCHQX_INLINE_LAMBDA {
+    (add_four<L, N, Transposed, First, 4 * Q>(row, one, total, std::make_integer_sequence<int, Count>()), ...);
   }(std::make_integer_sequence<int, N / 4>());
 }
 
-template <int N, int Half, class Body> TORCHQX_INLINE void for_each_half(const Body& body) {
-  body(std::integral_constant<int, 0>());
-  if constexpr (Half < N) body(std::integral_constant<int, Half>());
-}
-
-// Multiplies a block x [N, stride] in place. For two halves the vectors are copied first: rows a power of two apart
-// share so few places in the first-level cache that the second half would not find them there.
-template <int N, bool Transposed> void small_base_stage(float* x, int64_t stride, float one_value, Ahead& ahead) {
-  constexpr int L = 16, kHalf = N <= 20 ? N : N / 2;
+// Multiplies a block [N, stride] into rows of `out` that are `pitch` elements apart. For several parts the vectors are
+// copied first: rows a power of two apart share so few places in the first-level cache that the next part would not find
+// them there.
+template <int N, bool Transposed, class Source>
+void small_base_pass(const Source& from, int64_t stride, float* out, int64_t pitch, float one_value, Ahead& ahead) {
+  constexpr int L = 16, kParts = (N + 19) / 20, kPart = N / kParts;
   const Vec<L> one = Vec<L>{} + one_value;
-  alignas(64) float copy[N * L];
-  for (float* column = x; column < x + stride; column += L) {
-    ahead(N * L);
-    const float* from = column;
-    int64_t apart = stride;
-    if constexpr (kHalf < N) {
-      for (int a = 0; a < N; ++a) store<L>(copy + a * L, load<L>(column + a * stride));
-      from = copy, apart = L;
-    }
-    for_each_half<N, kHalf>([&]<int First>(std::integral_constant<int, First>) {
-      Vec<L> total[kHalf];
-      results<L, N, Transposed, First>(from, apart, one, total);
+  alignas(64) float copy[kParts > 1 ? N * L : L];
+  for (int64_t i = 0; i < stride; i += L * Source::kVectors) {
+    for_each_constant<Source::kVectors>([&]<int S>(std::integral_constant<int, S>) TORCHQX_INLINE_LAMBDA {
+      ahead(N * L);
+      if constexpr (kParts > 1) {
+        for (int a = 0; a < N; ++a) store<L>(copy + a * L, from.template at<S>(i + a * stride));
+      }
+      for_each_constant<kParts>([&]<int P>(std::integral_constant<int, P>) TORCHQX_INLINE_LAMBDA {
+        Vec<L> total[kPart];
+        results<L, N, Transposed, P * kPart>([&](int a) TORCHQX_INLINE_LAMBDA {
+          if constexpr (kParts > 1) return load<L>(copy + a * L);
+          else return from.template at<S>(i + a * stride);
+        }, one, total);
 #pragma GCC unroll 20
-      for (int b = 0; b < kHalf; ++b) store<L>(column + (First + b) * stride, total[b]);
-      asm volatile("" : : "r"(from) : "memory");  // or the second half would keep, in memory, the sums of the first
+        for (int b = 0; b < kPart; ++b) store<L>(out + i + L * S + (P * kPart + b) * pitch, total[b]);
+        asm volatile("" : : "r"(copy) : "memory");  // or the next part would keep, in memory, the sums of this one
+      });
     });
   }
 }
+
+template <bool Transposed, class Source>
+void any_small_base_pass(int64_t base, const Source& from, int64_t stride, float* out, int64_t pitch, float one,
+                         Ahead& ahead) {
+  switch (base) {
+    case 12: return small_base_pass<12, Transposed>(from, stride, out, pitch, one, ahead);
+    case 20: return small_base_pass<20, Transposed>(from, stride, out, pitch, one, ahead);
+    case 28: return small_base_pass<28, Transposed>(from, stride, out, pitch, one, ahead);
+    case 36: return small_base_pass<36, Transposed>(from, stride, out, pitch, one, ahead);
+    default: return small_base_pass<60, Transposed>(from, stride, out, pitch, one, ahead);
+  }
+}
+
+inline bool is_small_base(int64_t base) { return base == 12 || base == 20 || base == 28 || base == 36 || base == 60; }
 
 }  // namespace torchqx::rotation

@@ -5,6 +5,8 @@ and turns it to the front: after all factors every dimension has come round, and
 
     [m, a, b, c] · F_c -> [m, c, a, b] · F_b -> [m, b, c, a] · F_a -> [m, a, b, c]
 
+Of a factor with fewer rows than tensor cores multiply by, copies on a diagonal multiply neighbours in one go.
+
 A large first factor does not fit beside its operand: then one program holds (a part of) one block of the result, and
 adds up F_aᵀ · ([a, b] · F_b) over slices of a.
 
@@ -18,15 +20,19 @@ from typing import Any
 from torch._inductor.select_algorithm import SymbolicGridFn, TritonTemplate
 
 _MACROS = r"""
-{%- macro factor(name, order, size, dense, i, j, indent) %}
+{%- macro factor(name, order, size, dense, repeated, i, j, indent) %}
 {%- set pad = " " * indent %}
+{%- if repeated %}
+{{pad}}{{name}}_mask = ({{i}} ^ {{j}}) < {{order}}
+{%- else %}
 {{pad}}{{name}}_mask = ({{i}} < {{order}}) & ({{j}} < {{order}})
+{%- endif %}
 {%- if dense %}
 {{pad}}{{name}} = tl.load(BASE + {{j if TRANSPOSE else i}} * {{order}} + {{i if TRANSPOSE else j}}, \
 mask={{name}}_mask, other=0).to(tl.bfloat16)
 {%- else %}
 {{pad}}# -1 where i and j have an odd number of set bits in common; 0x6996 holds the parity of each four bits.
-{{pad}}{{name}}_bits = {{i}} & {{j}}
+{{pad}}{{name}}_bits = {{i}} & {{j}}{{ " & %d" % (order - 1) if repeated else "" }}
 {{pad}}{{name}}_odd = (0x6996 >> (({{name}}_bits ^ ({{name}}_bits >> 4)) & 15)) & 1
 {{pad}}{{name}} = tl.where({{name}}_mask, 1 - 2 * {{name}}_odd, 0).to(tl.bfloat16)
 {%- endif %}
@@ -55,13 +61,14 @@ _WHOLE = r"""
     {{load_input("X", "x", ("idx_m", "idx_n"), mask="mask", indent_width=4, index_shape=("BLOCK_M", "WIDTH"))}}
     y = x.to(tl.float32)
 {%- for order, size, dense, parts in FACTORS %}
-{%- set n = loop.index %}
+{%- set n, repeated = loop.index, order < size and not loop.last %}
+{%- set dimension = order if repeated else size %}
     i{{n}} = tl.arange(0, {{size}})[:, None]
     j{{n}} = tl.arange(0, {{size}})[None, :]
-{{- factor("f" ~ n, order, size, dense, "i" ~ n, "j" ~ n, 4) }}
+{{- factor("f" ~ n, order, size, dense, repeated, "i" ~ n, "j" ~ n, 4) }}
     y{{n}} = tl.reshape(y, (BLOCK_M * WIDTH // {{size}}, {{size}}))
 {{- dot("sum" ~ n, none, "f" ~ n, "y" ~ n, parts, false, 4) }}
-    turned{{n}} = tl.permute(tl.reshape(sum{{n}}, (BLOCK_M, WIDTH // {{size}}, {{size}})), (0, 2, 1))
+    turned{{n}} = tl.permute(tl.reshape(sum{{n}}, (BLOCK_M, WIDTH // {{dimension}}, {{dimension}})), (0, 2, 1))
     y = tl.reshape(turned{{n}}, (BLOCK_M, WIDTH))
 {%- endfor %}
     y = y * SCALE
@@ -70,7 +77,7 @@ _SLICES = r"""
 {%- set inner, inner_size, _, inner_parts = FACTORS[0] %}
 {%- set outer, outer_size, outer_dense, outer_parts = FACTORS[1] %}
     c = tl.arange(0, {{inner}})
-{{- factor("f_inner", inner, inner, false, "c[:, None]", "c[None, :]", 4) }}
+{{- factor("f_inner", inner, inner, false, false, "c[:, None]", "c[None, :]", 4) }}
     to = tl.program_id(2) * (WIDTH // {{inner}}) + tl.arange(0, WIDTH // {{inner}})
     sums = tl.zeros((WIDTH // {{inner}}, {{inner}}), tl.float32)
     for start in range(0, {{outer}}, SLICE):
@@ -81,7 +88,7 @@ _SLICES = r"""
                      index_shape=("SLICE", inner | string))}}
         y = x.to(tl.float32)
 {{- dot("within", none, "f_inner", "y", inner_parts, false, 8) }}
-{{- factor("f_outer", outer, outer_size, outer_dense, "a[None, :]", "to[:, None]", 8) }}
+{{- factor("f_outer", outer, outer_size, outer_dense, false, "a[None, :]", "to[:, None]", 8) }}
 {{- dot("sums", "f_outer", none, "within", outer_parts, true, 8) }}
     y = tl.reshape(sums, (BLOCK_M, WIDTH)) * SCALE
 """
@@ -92,8 +99,8 @@ _RANGES = r"""
 {%- if SMOOTHED %}
     y = y * tl.load(SMOOTH + lane, mask=lane < ORDER, other=0)[None, :]
 {%- endif %}
-    high = tl.maximum(tl.max(y, 1), 0.0)
-    low = tl.minimum(tl.min(y, 1), 0.0)
+    high = tl.maximum(tl.max(y, 1), 0.0) * CLIP_RATIO
+    low = tl.minimum(tl.min(y, 1), 0.0) * CLIP_RATIO
 {%- if SYMMETRIC %}
     scale = tl.maximum(tl.maximum(high, -low) * (2 / (QMAX - QMIN)), SMALLEST_SCALE)
     zero = tl.full((BLOCK_M,), {{(QMIN + QMAX) // 2}}, tl.float32)

@@ -9,6 +9,7 @@
 
 #pragma GCC diagnostic ignored "-Wpsabi"
 #define TORCHQX_INLINE inline __attribute__((always_inline))
+#define TORCHQX_INLINE_LAMBDA __attribute__((always_inline))  // large functions would run out of the compiler's budget
 
 namespace torchqx::rotation {
 
@@ -118,28 +119,67 @@ template <int L, class T> TORCHQX_INLINE void store(T* p, const Vec<L>& v) {
   }
 }
 
-// Past the caches, where the target can: a large output would only push out what others still need. `p` is aligned to
-// what 16 elements take.
-template <class T> TORCHQX_INLINE void stream(T* p, const Vec<16>& v) {
 #if defined(__AVX512F__)
-  const auto bits = packed<T>(v);
-  if constexpr (sizeof(bits) == 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(p), bits_as<__m512i>(bits));
-  if constexpr (sizeof(bits) == 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bits);
-  if constexpr (sizeof(bits) == 16) _mm_stream_si128(reinterpret_cast<__m128i*>(p), bits);
-#else
-  store<16>(p, v);
+// A cache line of T: one, two or four vectors.
+template <class T> TORCHQX_INLINE __m512i packed_line(const Vec<16>* v) {
+  if constexpr (std::is_same_v<T, float>) {
+    return bits_as<__m512i>(v[0]);
+  } else if constexpr (std::is_same_v<T, uint8_t>) {
+    __m512i whole[4];
+    for (int i = 0; i < 4; ++i) whole[i] = _mm512_cvtps_epi32(bits_as<__m512>(v[i]));
+    const __m512i low = _mm512_set1_epi16(255);  // of a negative code too only its lower byte
+    const __m512i first = _mm512_and_si512(_mm512_packs_epi32(whole[0], whole[1]), low);
+    const __m512i second = _mm512_and_si512(_mm512_packs_epi32(whole[2], whole[3]), low);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second));
+  } else {
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      return bits_as<__m512i>(_mm512_cvtne2ps_pbh(bits_as<__m512>(v[1]), bits_as<__m512>(v[0])));
+    }
 #endif
+    return _mm512_inserti64x4(_mm512_castsi256_si512(packed<T>(v[0])), packed<T>(v[1]), 1);
+  }
 }
+#endif
 
-template <int L> TORCHQX_INLINE Vec<L> clamped(Vec<L> v, float low, float high) {
+// R vectors in a row. Of a `large` output whole cache lines go past the caches, where the target can: they would only
+// push out what others still need.
+template <class T, int L, int R> TORCHQX_INLINE void store_all(T* p, const Vec<L> (&v)[R], bool large) {
 #if defined(__AVX512F__)
-  if constexpr (L == 16) {  // one instruction each, where a comparison and a choice are two
-    const __m512 raised = _mm512_max_ps(bits_as<__m512>(v), _mm512_set1_ps(low));
-    return bits_as<Vec<L>>(_mm512_min_ps(raised, _mm512_set1_ps(high)));
+  constexpr int kLine = 4 / sizeof(T);
+  if constexpr (L == 16 && R % kLine == 0) {
+    const bool past = large && reinterpret_cast<uintptr_t>(p) % 64 == 0;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r += kLine) {
+      const __m512i line = packed_line<T>(v + r);
+      if (past) _mm512_stream_si512(reinterpret_cast<__m512i*>(p + 16 * r), line);
+      else write(p + 16 * r, line);
+    }
+    return;
   }
 #endif
-  v = v < low ? Vec<L>{} + low : v;
-  return v > high ? Vec<L>{} + high : v;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) store<L>(p + L * r, v[r]);
+}
+
+// Element by element; one instruction, where a comparison and a choice are two.
+template <int L> TORCHQX_INLINE Vec<L> smaller(const Vec<L>& a, const Vec<L>& b) {
+#if defined(__AVX512F__)
+  if constexpr (L == 16) return bits_as<Vec<L>>(_mm512_min_ps(bits_as<__m512>(a), bits_as<__m512>(b)));
+#endif
+  return a < b ? a : b;
+}
+
+template <int L> TORCHQX_INLINE Vec<L> larger(const Vec<L>& a, const Vec<L>& b) {
+#if defined(__AVX512F__)
+  if constexpr (L == 16) return bits_as<Vec<L>>(_mm512_max_ps(bits_as<__m512>(a), bits_as<__m512>(b)));
+#endif
+  return a > b ? a : b;
+}
+
+template <int L> TORCHQX_INLINE Vec<L> clamped(const Vec<L>& v, float low, float high) {
+  return smaller<L>(larger<L>(v, Vec<L>{} + low), Vec<L>{} + high);
 }
 
 }  // namespace torchqx::rotation

@@ -19,11 +19,11 @@ from torchqx.rotations import Hadamard, choose
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="no C++ compiler")
 ops = torch.ops.torchqx
-# Widths of every kind: no power, powers below a vector, one to sixteen vectors, each radix after them, compiled bases,
-# bases with room for four, two and one vector of sums, with one and two levels mixed in, several blocks to a row.
+# Widths of every kind: no power, powers below a vector, one to sixteen vectors, each radix before them, compiled bases
+# and products of two, bases with room for four, two and one vector of sums, several blocks to a row.
 LENGTHS = [1, 2, 3, 4, 8, 16, 32, 63, 64, 128, 256, 512, 1024, 2048, 4096, 8192,
            12, 24, 48, 96, 100, 172, 320, 384, 448, 576, 768, 960, 1000, 1376, 1536, 3456, 3584, 4480, 5120, 6144,
-           11008, 12288, 14336]
+           6912, 8960, 11008, 12288, 14336]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -129,8 +129,9 @@ def test_per_token(poisoned, k, symmetric, qmin, qmax):
     rotation = choose(k, seed=1)
     for dtype in DTYPES:
         x = (torch.randn(4, 2, k) * torch.rand(4, 2, 1) * 10).to(dtype)
-        for smooth, shift in ((None, None), (torch.rand(k) + 0.5, torch.randn(k)), (torch.rand(k) + 0.5, None)):
-            args = (x, rotation.signs(k), rotation.block, smooth, shift, qmin, qmax, symmetric)
+        for smooth, shift, clip_ratio in ((None, None, 1.0), (torch.rand(k) + 0.5, torch.randn(k), 1.0),
+                                          (torch.rand(k) + 0.5, None, 0.7)):
+            args = (x, rotation.signs(k), rotation.block, smooth, shift, qmin, qmax, symmetric, clip_ratio)
             poisoned(x.shape, torch.uint8)
             codes, scale, zero = ops.hadamard_quantize_per_token(*args)
             expected, expected_scale, expected_zero = hadamard_quantize_per_token_aten(*args)
@@ -179,7 +180,7 @@ from torchqx.inductor_kernels.hadamard import cpu
 from torchqx.inductor_kernels.hadamard.naive import hadamard_naive
 from torchqx.rotations import choose
 load_operators(cpu.SOURCES, (*cpu.FLAGS, *{flags}))
-for k in (4, 63, 100, 576, 2048, 3584):
+for k in (4, 63, 100, 576, 960, 2048, 3584):
     r = choose(k, seed=1)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         x = torch.randn(3, k).to(dtype)

@@ -44,7 +44,7 @@ def assert_same_codes(codes, expected):
 @pytest.mark.parametrize(("k", "rows", "dtype"), [
     (12, 100, torch.bfloat16), (100, 63, torch.float32), (576, 63, torch.bfloat16), (768, 1, torch.float16),
     (1536, 5, torch.float32), (4096, 3, torch.bfloat16), (11008, 1, torch.float32), (28672, 1, torch.bfloat16),
-    (63, 7, torch.float32),
+    (63, 7, torch.float32), (96, 5, torch.bfloat16), (128, 33, torch.float32),
 ])
 def test_product(k, rows, dtype):
     rotation = choose(k, seed=k)
@@ -144,13 +144,27 @@ def test_where_no_program_holds_a_block_the_operator_is_called():
     assert program.extern_calls == ("torch.ops.torchqx.hadamard.default",)
 
 
+def test_clipped_ranges():
+    x = torch.randn(7, 48)
+    for block, launched in ((48, ["template"]), (24, ["template", "persistent_reduction"])):
+        args = (x, None, block, None, None, 0, 15, False, 0.7)
+        program = lower_for_gpu(lambda x, rest=args[1:]: ops.hadamard_quantize_per_token(x, *rest), (x,))
+        assert program.launched == launched
+        codes, scale, zero = program.run(x)
+        expected = hadamard_quantize_per_token_aten(*args)
+        assert_same_codes(codes, expected[0])
+        torch.testing.assert_close(scale, expected[1], rtol=1e-5, atol=0)
+        assert torch.equal(zero, expected[2])
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_nothing_spills(arch):
-    """The widest blocks, gated before, quantized per token after: what takes the most registers."""
+    """Gated before, quantized per token after: what takes the most registers, at widths of each kind of tile."""
     programs = []
-    for k, dtype in ((4096, torch.float32), (11008, torch.bfloat16), (14336, torch.bfloat16)):
+    for rows, k, dtype in ((15, 64, torch.float32), (2048, 128, torch.float32), (1, 1536, torch.float32),
+                           (64, 4096, torch.float32), (64, 11008, torch.bfloat16), (64, 14336, torch.bfloat16)):
         block = choose(k).block
-        x = torch.randn(64, k).to(dtype)
+        x = torch.randn(rows, k).to(dtype)
         programs.append(lower_for_gpu(
             lambda g, u, b=block: ops.hadamard_quantize_per_token(F.silu(g) * u, None, b, None, None, -128, 127, False),
             (x, x), arch))
