@@ -6,6 +6,7 @@
 | plain | any device; on GPUs codes are int8 | the same | the same |
 | experts | any device | any, stacked | any |
 | general | any device | any | any |
+| weight only | any device | any | float |
 """
 
 import operator
@@ -21,15 +22,24 @@ from torchqx.fx_passes.sites import Form, LinearOp
 from torchqx.inductor_kernels import hadamard as _hadamard  # noqa: F401  registers the operators
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten, int8_linear_general_aten
 from torchqx.inductor_kernels.int8_linear.cpu import is_supported
-from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_group, quantize_per_token, quantize_static
+from torchqx.inductor_kernels.int8_linear.quantize import (
+    quantize_per_group,
+    quantize_per_token,
+    quantize_static,
+    transformed,
+)
+from torchqx.inductor_kernels.int8_linear.weight_only import weight_only_linear
 from torchqx.quantizers import AffineQuantizer
 from torchqx.rotations import Hadamard
 
 PACKED = torch.ops.torchqx.int8_linear.default
 EXPERTS = torch.ops.torchqx.int8_experts.default
+WEIGHT_ONLY_EXPERTS = torch.ops.torchqx.weight_only_experts.default
 HADAMARD = torch.ops.torchqx.hadamard.default
 NO_REQUANTIZE = (None, None, 0, 255)
 WRITTEN = (torch.float32, torch.bfloat16)  # what the kernels write themselves
+CODE_SCALES = "code_scales"
+"""In the ``meta`` of a quantizer of int8 codes around a constant zero point: the shape of its multiplier."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Emitter(Protocol):
 def is_simple(structure: OpStructure) -> bool:
     """Whether one scale per output and one per row (or in all) describe the matmul."""
     return structure.weight.symmetric and structure.weight.group_size is None and \
-        structure.activation.group_size is None
+        structure.activation.granularity in ("tensor", "token")
 
 
 def held(structure: OpStructure) -> AffineQuantizer:
@@ -77,7 +87,8 @@ def held(structure: OpStructure) -> AffineQuantizer:
 
 
 def quantize_rows(emit: Emitter, structure: OpStructure, rows: Node) -> tuple[Node, Any, Any]:
-    """Codes, scale and zero point of ``rows``; scale and zero point are None where the weight carries them."""
+    """Codes, scale and zero point of ``rows``; scale and zero point are None where the weight carries them, and where
+    the rows stay in float."""
     q = held(structure)
     if structure.norm:
         rows = emit.call(torch.div, rows, emit.derived(d.norm))
@@ -85,9 +96,14 @@ def quantize_rows(emit: Emitter, structure: OpStructure, rows: Node) -> tuple[No
         rows = emit.rotated(rows, structure.rotation, emit.ops[0], output=False)
     if not q.dynamic:
         addend = emit.derived(d.signed_addend if q.signed else d.addend)
-        return emit.call(quantize_static, rows, emit.derived(d.multiplier), addend, q.qmin, q.qmax), None, None
-    common = (emit.derived(d.smooth) if structure.smooth else None,
-              emit.derived(d.shift) if structure.shift else None, q.qmin, q.qmax, q.symmetric)
+        codes = emit.call(quantize_static, rows, emit.derived(d.multiplier), addend, q.qmin, q.qmax)
+        if q.bits == 8 and q.symmetric and not structure.smooth and not structure.shift:
+            codes.meta[CODE_SCALES] = (1,)
+        return codes, None, None
+    moved = (emit.derived(d.smooth) if structure.smooth else None, emit.derived(d.shift) if structure.shift else None)
+    if q.granularity == "none":
+        return (emit.call(transformed, rows, *moved) if any(moved) else rows), None, None
+    common = (*moved, q.qmin, q.qmax, q.symmetric)
     clip = () if q.clip_ratio == 1 else (q.clip_ratio,)
     if q.granularity == "group":
         result = emit.call(quantize_per_group, rows, *common, q.group_size, *clip)
@@ -104,6 +120,11 @@ def matmul(emit: Emitter, structure: OpStructure, rows: tuple[Node, Any, Any], b
         scale = emit.derived(d.act_scale)
         zero = emit.derived(d.signed_act_zero if held(structure).signed else d.act_zero)
     zero_point = None if structure.weight.symmetric else emit.derived(d.weight_zero)
+    if structure.activation.granularity == "none":
+        weight = (emit.derived(d.plain), emit.derived(d.weight_scale), zero_point)
+        if emit.ops[0].form is Form.EXPERTS:
+            return emit.call(WEIGHT_ONLY_EXPERTS, codes, *weight, bias, emit.ops[0].offsets, dtype)
+        return emit.call(weight_only_linear, codes, *weight, bias, dtype)
     if emit.ops[0].form is Form.EXPERTS:
         result = emit.call(EXPERTS, codes, emit.derived(d.plain), emit.derived(d.weight_scale),
                            emit.derived(d.column_sum), scale, zero, bias, emit.ops[0].offsets, zero_point)

@@ -8,9 +8,8 @@ from torchqx.errors import ConfigError
 from torchqx.observers.solvers import MinMaxSolver, OutlierSuppressionPlusSolver, SmoothQuantSolver, Solver
 from torchqx.quantizers import AffineQuantizer
 from torchqx.recipe import AffineRecipe
-from torchqx.rotations import Hadamard, choose
+from torchqx.rotations import SMALLEST_BLOCK, Hadamard, choose
 
-SMALLEST_BLOCK = 16
 FOLDS = ("stream", "all", "none")
 SOLVERS: dict[str, type[Solver]] = {
     "none": MinMaxSolver, "smoothquant": SmoothQuantSolver, "osplus": OutlierSuppressionPlusSolver}
@@ -26,9 +25,10 @@ class HadamardConfig(AffineRecipe):
             rows split into no Hadamard block of 16 or more (the report says so).
         shift_scale: how z and s are found on the rotated activation: "none", "smoothquant" or "osplus".
         clip_ratio: the share of an activation's range that its codes cover.
-        fold: which rotations may move into neighbouring weights. "stream": those of whole rows; "all": also one per
-            head, from the values to the projection behind attention, which saves an online rotation but mixes only
-            the channels of one head; "none": no rotation.
+        fold: which rotations may move into neighbouring weights, of which those that stay float (embeddings, the
+            head) get rotated copies. "stream": those of whole rows; "all": also one per head, from the values to the
+            projection behind attention, which saves an online rotation but mixes only the channels of one head;
+            "none": no rotation.
         rotate_keys: whether queries and keys are rotated by one matrix of a head's width behind their position
             embeddings, so that a cache holds rotated keys; attention scores stay as they are. Caches must be filled
             by models that rotate alike.

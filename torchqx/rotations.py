@@ -12,6 +12,8 @@ from torch import Tensor
 from torchqx.errors import ConfigError, ShapeError
 from torchqx.hadamard_matrices import is_known, times_hadamard
 
+SMALLEST_BLOCK = 16  # that recipes and plans use: a smaller one mixes too few channels
+
 
 @dataclass(frozen=True)
 class Hadamard:

@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
@@ -28,7 +29,7 @@ class Carried:
 
     Attributes:
         slots: rotated together with the result.
-        paired: rotated together with each other, which leaves the result as it is (queries and keys).
+        paired: rotated together with each other, which leaves the result as it is (queries and keys, rows and weight).
     """
 
     slots: tuple[Slot, ...]
@@ -76,14 +77,20 @@ def carried(node: Node, shape: Shape) -> Carried | None:
     rule = _RULES.get(_name(node))
     if rule is None or any("example_value" not in value.meta for value in node.all_input_nodes):
         return None
-    if not shape.fits(node.meta.get("example_value")):
+    if rule is not _multiplied and not shape.fits(node.meta.get("example_value")):
         return None
     found = rule(node, shape)
-    if found is None or not found.slots:
+    if found is None:
         return None
     if all(_fits(operand(node, slot), shape) for slot in (*found.slots, *found.paired)):
         return found
-    return Carried(found.slots) if found.paired and all(_fits(operand(node, s), shape) for s in found.slots) else None
+    rest = found.slots if found.paired else ()
+    return Carried(rest) if rest and all(_fits(operand(node, s), shape) for s in rest) else None
+
+
+def is_known(node: Node) -> bool:
+    """Whether the op has a rule here: it gives the same again for the same operands (a random one has none)."""
+    return _name(node) in _RULES
 
 
 def _name(node: Node) -> str:
@@ -213,6 +220,17 @@ def _attention(node: Node, shape: Shape) -> Carried | None:
     return Carried(((2,),), paired=((0,), (1,))) if len(node.args) > 2 else None
 
 
+def _multiplied(node: Node, shape: Shape) -> Carried | None:
+    """(x R)(W R)ᵀ = x Wᵀ, whatever the bias."""
+    return Carried((), paired=((0,), (1,))) if len(node.args) > 1 else None
+
+
+def _looked_up(node: Node, shape: Shape) -> Carried | None:
+    """Rows of a table; those that are scaled down as they are looked up are not the table's."""
+    plain = argument(node, 3, "max_norm") is None and len(node.args) > 1
+    return Carried(((1,),)) if plain and node.target is F.embedding else None
+
+
 def _view(node: Node, shape: Shape) -> Carried | None:
     return None if any(isinstance(a, torch.dtype) for a in node.args) or "dtype" in node.kwargs else Carried(((0,),))
 
@@ -229,6 +247,8 @@ _RULES: dict[str, Callable[[Node, Shape], Carried | None]] = {
     **dict.fromkeys(("split", "chunk", "tensor_split"), _split),
     **dict.fromkeys(("cat", "concat", "stack"), _joined),
     **dict.fromkeys(("matmul", "bmm"), _product),
+    "linear": _multiplied,
+    "embedding": _looked_up,
     "unbind": _over(1, "dim", default=0),
     "permute": _permuted,
     "unsqueeze": _unsqueezed,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from torchqx.fx_passes.rotations.fold import HADAMARD
+from torchqx.fx_passes.lower import HADAMARD
 from torchqx.fx_passes.sites import LinearOp, NormSite
 from torchqx.fx_passes.sites.ops import fake
 from torchqx.rotations import Hadamard

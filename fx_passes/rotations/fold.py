@@ -2,8 +2,8 @@
 
     before   hadamardᵀ(writer) + stream -> norm -> hadamard -> reader      after   writer + stream' -> norm -> reader
 
-Only nodes ``torchqx::hadamard`` move, and the graph means the same before and after: what a matmul's weight has
-absorbed is not looked at. What does not cancel stays.
+Only nodes ``torchqx::hadamard`` move, and the graph means the same before and after: what a quantized matmul's weight
+has absorbed is not looked at. What does not cancel stays, or ends at a float weight: that of an embedding or a linear.
 """
 
 from collections.abc import Collection, Hashable, Mapping
@@ -16,14 +16,18 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from torchqx.fx_passes.in_place import changing_values
-from torchqx.fx_passes.rotations.absorb import Gains, take_out_norms
+from torchqx.fx_passes.lower import HADAMARD
+from torchqx.fx_passes.rotations.absorb import Gains, norm_before, take_out_norms
 from torchqx.fx_passes.rotations.carriers import Carried, Shape, carried
 from torchqx.fx_passes.rotations.frames import carriers_of, choose_frames, paired, reads_values
 from torchqx.fx_passes.rotations.functional import functionalize_additions
-from torchqx.fx_passes.rotations.norms import bare_layer_norm
-from torchqx.fx_passes.sites.ops import fake
-
-HADAMARD = torch.ops.torchqx.hadamard.default
+from torchqx.fx_passes.rotations.norms import bare_layer_norm, rotated_ones
+from torchqx.fx_passes.rotations.offline import from_weights
+from torchqx.fx_passes.rotations.patches import take_rows
+from torchqx.fx_passes.sites.keys import Paths
+from torchqx.fx_passes.sites.norms import find_norms
+from torchqx.fx_passes.sites.ops import fake, op_name
+from torchqx.fx_passes.sites.provenance import Provenance, placeholder_parameters
 
 
 @dataclass(frozen=True)
@@ -35,23 +39,44 @@ class Frame:
     shape: Shape
 
 
-def fold_rotations(gm: GraphModule, gains: Gains | None = None, signs: Mapping[Node, Hashable] | None = None
-                   ) -> set[Node]:
+def fold_rotations(gm: GraphModule, gains: Gains | None = None, signs: Mapping[Node, Hashable] | None = None,
+                   weights: Collection[Node] = ()) -> set[Node]:
     """Rewrite ``gm`` in place; its inputs stay as they are. Returns the ops that compute something else now.
 
     Args:
         gains: divisor -> (norm weight, offset) that it equals; see :func:`take_out_norms`.
         signs: signs of a rotation -> equal keys where the values are equal; without it, each node is its own.
+        weights: inputs that are known before the graph runs: rotating them costs nothing.
     """
+    gains, keys = gains or {}, signs or {}
     functionalize_additions(gm)
-    take_out_norms(gm, gains or {})
-    keys = signs or {}
+    take_rows(gm.graph)
+    linears = linears_behind_norms(gm, weights)
+    if linears:  # a norm is taken apart for those only that will read it rotated
+        graph, copies = copied(gm)
+        trial = _fold(GraphModule(gm, graph), {copies[d]: (copies[w], o) for d, (w, o) in gains.items()},
+                      {copies[n]: key for n, key in keys.items()}, {copies[n] for n in weights},
+                      {copies[n] for n in linears})
+        linears = {n for n in linears if copies[n] in trial}
+    return _fold(gm, gains, keys, weights, linears)
+
+
+def linears_behind_norms(gm: GraphModule, weights: Collection[Node]) -> set[Node]:
+    """Float linears that could absorb the weight of the norm whose result they read."""
+    norms, _ = find_norms(gm, Provenance(gm, placeholder_parameters(gm)), Paths())
+    return {n for n in gm.graph.nodes if op_name(n) == "linear" and n.args[1:] and not n.kwargs
+            and n.args[1] in weights and norm_before(n.args[0], norms)}
+
+
+def _fold(gm: GraphModule, gains: Gains, keys: Mapping[Node, Hashable], weights: Collection[Node],
+          linears: Collection[Node]) -> set[Node]:
+    take_out_norms(gm, gains, linears)
     for node in gm.graph.nodes:
         if node.target in (HADAMARD, torch.div):
             _alike(node, node.args[0])
     rewritten: set[Node] = set()
     for frame in dict.fromkeys(frame_of(node, keys) for node in rotations(gm.graph)):
-        rewritten |= _Folding(gm.graph, frame, keys).run()
+        rewritten |= _Folding(gm.graph, frame, keys, weights).run()
     cancel_pairs(gm.graph, keys)
     for node in reversed(rotations(gm.graph)):
         if not node.users:
@@ -94,7 +119,7 @@ def frame_of(node: Node, keys: Mapping[Node, Hashable]) -> Frame:
 class _Folding:
     """One frame's rotations."""
 
-    def __init__(self, graph: Graph, frame: Frame, keys: Mapping[Node, Hashable]) -> None:
+    def __init__(self, graph: Graph, frame: Frame, keys: Mapping[Node, Hashable], weights: Collection[Node]) -> None:
         self.graph, self.frame = graph, frame
         changing = changing_values(graph.nodes)
         own = [n for n in rotations(graph) if frame_of(n, keys) == frame]
@@ -102,7 +127,8 @@ class _Folding:
         self.sources = {n for n in own if n.args[3]}
         self.sinks = {n: n.args[0] for n in own if not n.args[3] and n.args[0] not in changing}
         self.carriers = carriers_of(graph.nodes, lambda n: carried(n, frame.shape))
-        self.chosen = choose_frames(graph, self.carriers, self.sources, (), self.sinks)
+        self.chosen = choose_frames(graph, self.carriers, self.sources, (), self.sinks,
+                                    from_weights(graph, weights))
         self.made: dict[tuple[Node, bool], Node] = {}
 
     def run(self) -> set[Node]:
@@ -170,12 +196,6 @@ class _Folding:
                 self.made[key] = self.graph.call_function(
                     rotated_ones, (width, self.signs, self.frame.block, dtype, value.device))
         return self.made[key]
-
-
-def rotated_ones(width: int, signs: Tensor | None, block: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """1ᵀ R / sqrt(K), [K]."""
-    ones = torch.full((width,), width**-0.5, dtype=dtype, device=device)
-    return torch.ops.torchqx.hadamard(ones, signs, block, False)
 
 
 def cancel_pairs(graph: Graph, keys: Mapping[Node, Hashable]) -> None:

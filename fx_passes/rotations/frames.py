@@ -35,21 +35,24 @@ def paired(node: Node) -> tuple[Node, str]:
 
 
 def choose_frames(graph: Graph, carriers: Mapping[Node, Carried], sources: Collection[Node], free: Collection[Node],
-                  sinks: Mapping[Node, Node]) -> set[Any]:
+                  sinks: Mapping[Node, Node], offline: Collection[Node] = ()) -> set[Any]:
     """Nodes whose results are best rotated, and ``paired(node)`` for ops whose paired operands are.
 
     Args:
         sources: nodes whose result is there in rotated coordinates; reading it plain costs a rotation.
         free: nodes that can write either way at no cost.
         sinks: reader -> the value that it asks for in rotated coordinates; what else it reads does not count.
+        offline: values that are there in both coordinates: they are computed once, before the graph runs.
     """
     cut = Cut()
     for node in graph.nodes:
         if node in sources:
             cut.tie(Cut.START, node)
-        elif node not in carriers and node not in free:
+        elif node not in free and not (node in carriers and carriers[node].slots):
             cut.tie(node, Cut.END)
     for node in graph.nodes:
+        if node in offline:
+            continue
         places = {p for reader in node.users for p in _readings(node, reader, carriers, sinks)}
         if isinstance(node.meta.get("example_value"), list | tuple):
             for place in places:

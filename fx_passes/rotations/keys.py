@@ -14,13 +14,12 @@ from torch.nn import Parameter
 
 from torchqx.errors import UnsupportedError
 from torchqx.fx_passes.in_place import changing_values, memory_of, written
+from torchqx.fx_passes.lower import HADAMARD
 from torchqx.fx_passes.rotations.carriers import Shape, carried
-from torchqx.fx_passes.rotations.fold import HADAMARD
 from torchqx.fx_passes.rotations.frames import reads_values
-from torchqx.fx_passes.rotations.plan import SMALLEST_HEAD
 from torchqx.fx_passes.sites import AttentionSite
 from torchqx.fx_passes.sites.ops import RESHAPES, fake, is_cast, is_identity, op_name
-from torchqx.rotations import Hadamard, choose
+from torchqx.rotations import SMALLEST_BLOCK, Hadamard, choose
 
 _MOVES = RESHAPES | {"transpose", "permute", "getitem", "select", "narrow", "expand", "contiguous", "repeat_interleave",
                      "repeat", "chunk", "split", "unbind"}
@@ -41,8 +40,8 @@ def rotate_keys(gm: GraphModule, attentions: Sequence[AttentionSite]) -> dict[st
     for site in attentions:
         width = fake(site.q).shape[-1]
         rotation = choose(width) if isinstance(width, int) else Hadamard(1)
-        if site.key_transposed or rotation.block < SMALLEST_HEAD:
-            small = f"heads of {width} have no Hadamard block of {SMALLEST_HEAD} or more"
+        if site.key_transposed or rotation.block < SMALLEST_BLOCK:
+            small = f"heads of {width} have no Hadamard block of {SMALLEST_BLOCK} or more"
             words[site.key] = "", f"keys not rotated: {'they are kept transposed' if site.key_transposed else small}"
             continue
         words[site.key] = f"queries and keys: {rotation.words(width)}", ""

@@ -33,3 +33,20 @@ def scaled_norm(bare: Tensor, weight: Tensor, bias: Tensor | None, offset: float
     """A bare norm [..., K] with its weight [K], an offset to it, and its bias [K]: the same in its dtype."""
     wide = bare.to(torch.promote_types(bare.dtype, torch.float32)) * (offset + weight)
     return (wide if bias is None else wide + bias).to(bare.dtype)
+
+
+def rotated_ones(width: int, signs: Tensor | None, block: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """1ᵀ R / sqrt(K), [K]."""
+    ones = torch.full((width,), width**-0.5, dtype=dtype, device=device)
+    return torch.ops.torchqx.hadamard(ones, signs, block, False)
+
+
+def weighted(matrix: Tensor, weight: Tensor, offset: float) -> Tensor:
+    """A matmul's weight [N, K] that has absorbed a norm's weight [K] and the offset to it: W diag(g), in its dtype."""
+    return (matrix * (weight + offset)).to(matrix.dtype)
+
+
+def moved_bias(matrix: Tensor, shift: Tensor, bias: Tensor | None) -> Tensor:
+    """b + W z: the bias [N] of a matmul with weight [N, K] that has absorbed a norm's bias z [K], in W's dtype."""
+    moved = torch.mv(matrix, shift.to(matrix.dtype))
+    return moved if bias is None else moved + bias

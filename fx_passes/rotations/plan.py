@@ -6,43 +6,63 @@ to rotate so that the fewest elements are rotated by an op of their own.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from torchqx.fx_passes.lower import HADAMARD
 from torchqx.fx_passes.rotations.absorb import norm_before, take_out_norms
 from torchqx.fx_passes.rotations.carriers import Carried, Shape, carried, operand
 from torchqx.fx_passes.rotations.explicit import RotationChoice, insert_rotations
-from torchqx.fx_passes.rotations.fold import HADAMARD, copied
-from torchqx.fx_passes.rotations.frames import carriers_of, choose_frames
+from torchqx.fx_passes.rotations.fold import copied, linears_behind_norms
+from torchqx.fx_passes.rotations.frames import carriers_of, choose_frames, paired
 from torchqx.fx_passes.rotations.functional import functionalize_additions
 from torchqx.fx_passes.rotations.norms import scaled_norm
+from torchqx.fx_passes.rotations.offline import from_weights
+from torchqx.fx_passes.rotations.patches import rows_behind
 from torchqx.fx_passes.sites import Form, GraphSites, LinearOp, LinearSite, NormSite
 from torchqx.fx_passes.sites.ops import fake, op_name
-from torchqx.rotations import Hadamard, choose
+from torchqx.rotations import SMALLEST_BLOCK, Hadamard, choose
 
-SMALLEST_GAIN = 1e-4  # of a norm's largest weight: dividing by less would lose precision
+SMALLEST_GAIN = 1e-5  # of a norm's largest weight: results scaled by less have lost their digits in float16
 LARGEST_OFFSET = 1.0  # of bias over weight, root mean square: more would drown what is normalised
-SMALLEST_HEAD = 16  # block of a rotation per head: a smaller one mixes too few channels
+
+
+@dataclass(frozen=True)
+class FloatFold:
+    """A float parameter that takes part in a rotated stream: ``reader`` (an op of the planned graph) needs a rotated
+    copy of ``weight``."""
+
+    reader: Node
+    weight: Node
+    rotation: Hadamard
+
+
+@dataclass(frozen=True)
+class RotationPlan:
+    """A choice for every matmul, and the float parameters that are rotated with them."""
+
+    choices: dict[LinearOp, RotationChoice]
+    floats: list[FloatFold]
 
 
 def plan_rotations(gm: GraphModule, sites: GraphSites, wanted: Collection[LinearSite],
                    rotation: Callable[[int], Hadamard] = choose, values: Mapping[Node, Tensor] | None = None,
-                   heads: bool = True) -> dict[LinearOp, RotationChoice]:
-    """A choice for every op of ``wanted``; ``gm`` stays as it is.
+                   heads: bool = True) -> RotationPlan:
+    """A choice for every op of ``wanted``, and what else is rotated for it; ``gm`` stays as it is.
 
     Args:
         sites: of ``gm``, a float graph.
         wanted: sites whose activation is rotated, by ``rotation(K)`` where nothing better is found.
-        values: placeholder -> Parameter, for norm weights; without it none is absorbed.
+        values: placeholder -> float Parameter; without it no norm's weight is absorbed, and none else is rotated.
         heads: whether rows may be rotated head by head where that folds, instead of as a whole.
     """
     planning = _Planning(gm, sites, wanted, rotation, values or {})
     for shape, found in planning.candidates(heads):
         planning.settle(shape, found)
-    return planning.choices()
+    return RotationPlan(planning.choices(), planning.floats)
 
 
 class _Planning:
@@ -58,9 +78,12 @@ class _Planning:
         functionalize_additions(target)
         inserted = insert_rotations(
             target, {op: c for op, c in self.made.items() if op.form is Form.LINEAR}, self.copies)
-        take_out_norms(target, inserted.gains, always=True)
+        weights = {self.copies[n] for n in values}
+        take_out_norms(target, inserted.gains, linears_behind_norms(target, weights), always=True)
+        self.offline = from_weights(self.graph, weights)
+        self.originals = {copy: node for node, copy in self.copies.items()}
+        self.floats: list[FloatFold] = []
         self.sinks = inserted.inputs
-        self.carriers: dict[Node, Carried] = {}
 
     def candidates(self, with_heads: bool) -> list[tuple[Shape, Hadamard]]:
         """Frames to try: one per length of a row, then one per length of a head, which serves rows of all heads."""
@@ -69,7 +92,7 @@ class _Planning:
         frames = [(Shape(r.block, width if r.seed is not None else None), r) for width, r in rows.items()]
         for size in heads:
             head = choose(size) if isinstance(size, int) else Hadamard(1)
-            if head.block >= SMALLEST_HEAD:
+            if head.block >= SMALLEST_BLOCK:
                 frames.append((Shape(head.block, None), head))
         return frames
 
@@ -77,9 +100,9 @@ class _Planning:
         """Fold what can be folded in one frame, among the ops that have no better place yet."""
         open_ops = [op for op in self.sinks if not self.made[op].folded and self._asks(op, shape, rotation)]
         sinks = {self.sinks[op]: self.sinks[op].args[0] for op in open_ops}
-        free = {self.copies[op.node]: op for op in self.ops if self._writes(op, shape)}
-        carriers = carriers_of(self.graph.nodes, lambda node: carried(node, shape))
-        chosen = choose_frames(self.graph, carriers, (), free, sinks)
+        free = {self.copies[rows]: op for op in self.ops if (rows := self._written(op, shape)) is not None}
+        carriers = carriers_of(self.graph.nodes, lambda node: None if node in free else carried(node, shape))
+        chosen = choose_frames(self.graph, carriers, (), free, sinks, self.offline)
         for op in open_ops:
             value = self.sinks[op].args[0]
             if value in chosen:
@@ -89,17 +112,23 @@ class _Planning:
         for node, op in free.items():
             if node in chosen:
                 self.made[op] = replace(self.made[op], output=rotation)
+        for node, found in carriers.items():
+            slots = (*(found.slots if node in chosen else ()), *(found.paired if paired(node) in chosen else ()))
+            for value in (operand(node, slot) for slot in slots):
+                if value in self.offline and node in self.originals:  # not a norm's bias that was taken out
+                    self.floats.append(FloatFold(self.originals[node], self.originals[_parameter(value)], rotation))
 
     def _asks(self, op: LinearOp, shape: Shape, rotation: Hadamard) -> bool:
         width = width_of(op)
         per_row = shape.width == width or (shape.width is None and rotation == self.made[op].input)
         return per_row or (shape.width is None and width % shape.block == 0 and rotation.seed is None)
 
-    def _writes(self, op: LinearOp, shape: Shape) -> bool:
-        """Whether the op's weight can be rotated to write in another frame."""
+    def _written(self, op: LinearOp, shape: Shape) -> Node | None:
+        """The op's result as rows, where its weight can be rotated to write them in another frame."""
+        rows = op.node if op.form is Form.LINEAR else rows_behind(op.node) if op.form is Form.CONV else None
         alone = op.weight not in self.sites.shared_weights and self.made[op].output is None
         vector = op.bias is None or (fake(op.bias) is not None and fake(op.bias).ndim == 1)
-        return alone and vector and op.form is Form.LINEAR and shape.fits(fake(op.node))
+        return rows if rows is not None and alone and vector and shape.fits(fake(rows)) else None
 
     def choices(self) -> dict[LinearOp, RotationChoice]:
         """The plan: what did not fold is rotated in front of the matmul, and absorbs no norm for it."""
@@ -118,6 +147,13 @@ class _Planning:
             norm = None if c.norm is None else (c.norm.weight, c.norm.weight_offset)
             seen.setdefault(op.weight, set()).add((c.input, norm if c.folded else None, c.folded))
         return {weight for weight, found in seen.items() if len(found) > 1}
+
+
+def _parameter(value: Node) -> Node:
+    """The parameter that ``value`` is, or is computed from first of all."""
+    while value.op != "placeholder":
+        value = value.all_input_nodes[0]
+    return value
 
 
 def width_of(op: LinearOp) -> int:

@@ -16,8 +16,8 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from torchqx.fx_passes.in_place import written
+from torchqx.fx_passes.lower import HADAMARD
 from torchqx.fx_passes.prove import relative_error
-from torchqx.fx_passes.rotations.fold import HADAMARD
 from torchqx.fx_passes.sites.ops import argument, fake, op_name
 
 _SHORT = (torch.float32, torch.float16, torch.bfloat16)
@@ -137,4 +137,6 @@ class _Side:
 
 
 def _double(value: Tensor, copy: bool) -> Tensor:
-    return value.to(torch.float64, copy=copy) if value.is_floating_point() else value
+    if value.is_floating_point():
+        return value.to(torch.float64, copy=copy)
+    return value.clone() if copy else value

@@ -52,7 +52,7 @@ def test_fields_of_a_quantized_site(model: nn.Module) -> None:
     numbers = sum(model.get_parameter(name).numel() for name in site.weights)
     rows = sum(model.get_parameter(name).shape[0] for name in site.weights)
     assert (site.macs, site.bytes_before, site.bytes_after) == (numbers, 4 * numbers, numbers + 4 * rows)
-    assert site.expected_gain > 1
+    assert site.expected_gain is None, "nothing was compiled, so no number of rows is known"
 
 
 def test_memory_is_what_the_weights_hold() -> None:

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 import torchqx
+from tests.architectures import ARCHITECTURES, LAYERS
 from tests.torchqx.settings import relative
 from torchqx import HadamardConfig, folding, runner
 from torchqx.errors import TorchqxWarning
 from torchqx.fx_passes.lower import HADAMARD
 from torchqx.fx_passes.quantize import QuantizedGraph
+from torchqx.session import SESSIONS
 
 K, DEPTH = 64, 3
 
@@ -81,9 +83,8 @@ def test_live(norm: type[nn.Module], seen: Seen) -> None:
             result = run(X)
         assert relative(result, expected) < 0.03
     (before, after), (online, same) = seen.counts
-    vectors = DEPTH if norm is nn.LayerNorm else 0
     assert before > online == same == 2 * DEPTH + 1
-    assert after == DEPTH + 2 + vectors  # first, each down, one before the head
+    assert after == DEPTH + 1  # first, each down
 
 
 @torch.no_grad()
@@ -113,6 +114,71 @@ def test_a_norm_that_changed_is_not_taken_for_the_absorbed_one(seen: Seen) -> No
 @torch.no_grad()
 def test_a_fold_that_fails_its_proof_is_refused() -> None:
     model = torchqx.quantize(Blocks().eval(), HadamardConfig(), [(X,)])
+    run = compiled(model)
     with patch.object(folding, "difference", lambda *_: 1e-3), pytest.warns(TorchqxWarning, match="stay online"):
-        result = compiled(model)(X)
+        result = run(X)
     assert relative(result, model(X)) < 0.02
+    report = torchqx.explain(run)
+    assert "1.0e-03 in float64" in report[":rotation:0"].reason
+    assert {s.placement for s in report.sites if s.transforms} == {"online"}
+
+
+class Text(nn.Module):
+    """Blocks between an embedding and a head that share their weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks, self.head = Blocks(), nn.Linear(K, 50, bias=False)
+        self.blocks.first, self.blocks.head = nn.Embedding(50, K), nn.Identity()
+        self.head.weight = self.blocks.first.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(tokens))
+
+
+TOKENS = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_embedding_and_head(seen: Seen) -> None:
+    """Both read rotated copies, which all graphs share, and which follow what is written into the weight."""
+    model = torchqx.quantize(Text().eval(), HadamardConfig(), [(TOKENS,)])
+    run = compiled(model)
+    assert relative(run(TOKENS), model(TOKENS)) < 0.02
+    assert relative(run(TOKENS[:1, :3]), model(TOKENS[:1, :3])) < 0.02
+    assert len(seen.counts) == 2
+    assert all(after == DEPTH for _, after in seen.counts)
+    (session,) = SESSIONS.of(model)
+    made = [tensor for kept in session.derived.values() for _, tensor in kept.values()]
+    assert sum(tensor.shape == model.head.weight.shape for tensor in made) == 2
+    model.head.weight.mul_(torch.linspace(0.5, 2, K))
+    assert relative(run(TOKENS), model(TOKENS)) < 0.02
+    report = torchqx.explain(model)
+    for key in ("blocks.first:embedding:0", "head:linear:0"):
+        assert (report[key].status, report[key].placement) == ("skipped", "folded")
+        assert report[key].transforms == ["hadamard 64 (seed 0)"]
+        assert "untied: rotated copy of 0.0122 MiB" in report[key].reason
+
+
+@torch.no_grad()
+def test_embedding_and_head_while_compiled(seen: Seen) -> None:
+    model = Text().eval()
+    run = compiled(model, HadamardConfig(calibration_steps=1))
+    expected = run(TOKENS)
+    assert relative(run(TOKENS), expected) < 0.03
+    assert seen.counts[-1][1] == DEPTH
+    report = torchqx.explain(run)
+    assert report["blocks.first:embedding:0"].placement == report["head:linear:0"].placement == "folded"
+
+
+@torch.no_grad()
+def test_patches(seen: Seen) -> None:
+    """Patches, the class token, and positions come in rotated; the patches' own pixels are rotated online."""
+    vit = ARCHITECTURES["vit"]
+    inputs = vit.inputs(2, 0)
+    model = torchqx.quantize(vit.build(), HadamardConfig(), [inputs])
+    assert relative(compiled(model)(**inputs).logits, model(**inputs).logits) < 0.02
+    ((_, after),) = seen.counts
+    assert after == 1 + 2 * LAYERS
+    embeddings = [s for s in torchqx.explain(model).sites if s.kind == "embedding"]
+    assert [s.weights for s in embeddings] == [["vit.embeddings.cls_token"], ["vit.embeddings.position_embeddings"]]

@@ -6,17 +6,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from tests.capture import capture_one
 from torchqx.fx_passes.canonicalize import canonicalize
 from torchqx.fx_passes.expand import expand_opaque
+from torchqx.fx_passes.lower import HADAMARD
 from torchqx.fx_passes.rotations.explicit import RotationChoice, insert_rotations
 from torchqx.fx_passes.rotations.fold import copied, fold_rotations, rotations
-from torchqx.fx_passes.rotations.plan import plan_rotations, width_of
+from torchqx.fx_passes.rotations.offline import from_weights
+from torchqx.fx_passes.rotations.plan import FloatFold, plan_rotations, width_of
 from torchqx.fx_passes.rotations.prove import difference
 from torchqx.fx_passes.sites import Form, GraphSites, LinearOp, find_sites, parameter_nodes
+from torchqx.fx_passes.sites.ops import fake
 from torchqx.rotations import Hadamard, choose
+from torchqx.rows import conv_result
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -35,6 +39,7 @@ class Rotated:
     folded: GraphModule
     inputs: list[Any]
     plan: dict[LinearOp, RotationChoice]
+    floats: list[FloatFold]
     sites: GraphSites
     proof: float
 
@@ -46,8 +51,10 @@ class Rotated:
                      for gm in (self.explicit, self.folded))
 
     def left(self) -> list[Node]:
-        """The rotations in the folded graph."""
-        return rotations(self.folded.graph)
+        """The rotations in the folded graph that are not of weights."""
+        weights = [n for n in self.folded.graph.nodes if n.op == "placeholder" and isinstance(fake(n), nn.Parameter)]
+        offline = from_weights(self.folded.graph, weights)
+        return [n for n in rotations(self.folded.graph) if n not in offline]
 
     def choice(self, path: str) -> RotationChoice:
         """Of the one matmul whose path ends like this."""
@@ -92,15 +99,19 @@ def rotate_graph(gm: GraphModule, inputs: list[Any], rotation: Callable[[int], H
     parameters = parameter_nodes(gm, inputs)
     sites = find_sites(gm, parameters)
     wanted = [site for site in sites.linears if heads or not any(op.is_head for op in site.ops)]
-    wanted = [site for site in wanted if all(op.form is Form.LINEAR for op in site.ops)]
+    wanted = [site for site in wanted if all(op.form in (Form.LINEAR, Form.CONV) for op in site.ops)]
     before = str(gm.graph)
-    plan = plan_rotations(gm, sites, wanted, rotation, parameters)
+    found = plan_rotations(gm, sites, wanted, rotation, parameters)
+    plan = found.choices
     assert str(gm.graph) == before
     explicit, gains = _applied(gm, plan)
     graph, copies = copied(explicit)
     folded = GraphModule(explicit, graph)
-    rewritten = fold_rotations(folded, {copies[n]: (copies[w], offset) for n, (w, offset) in gains.items()})
-    return Rotated(gm, explicit, folded, inputs, plan, sites, difference(explicit, folded, copies, rewritten, inputs))
+    weights = {n for n in graph.nodes if n.op == "placeholder" and isinstance(fake(n), nn.Parameter)}
+    rewritten = fold_rotations(folded, {copies[n]: (copies[w], offset) for n, (w, offset) in gains.items()},
+                               weights=weights)
+    proof = difference(explicit, folded, copies, rewritten, inputs)
+    return Rotated(gm, explicit, folded, inputs, plan, found.floats, sites, proof)
 
 
 def _applied(gm: GraphModule, plan: dict[LinearOp, RotationChoice]
@@ -108,8 +119,11 @@ def _applied(gm: GraphModule, plan: dict[LinearOp, RotationChoice]
     """The graph with every rotation of the plan as a node and with rotated weights, and its gains."""
     graph, copies = copied(gm)
     target = GraphModule(gm, graph)
-    made = insert_rotations(target, plan, copies)
+    made = insert_rotations(target, {op: c for op, c in plan.items() if op.form is Form.LINEAR}, copies)
     for op, choice in plan.items():
+        if op.form is Form.CONV:
+            _write_rotated(graph, op, choice, copies)
+            continue
         node, weight, bias = copies[op.node], copies[op.weight], None if op.bias is None else copies[op.bias]
         norm = choice.norm
         with graph.inserting_before(node):
@@ -124,6 +138,29 @@ def _applied(gm: GraphModule, plan: dict[LinearOp, RotationChoice]
     target.recompile()
     assert all(width_of(op) % c.input.block == 0 for op, c in plan.items())
     return target, made.gains
+
+
+def _write_rotated(graph: Graph, op: LinearOp, choice: RotationChoice, copies: dict[Node, Node]) -> None:
+    """A convolution with rotated results, turned back; its activation stays as it is."""
+    node, output = copies[op.node], choice.output
+    if output is None:
+        return
+    with graph.inserting_before(node):
+        node.args = (node.args[0], *(graph.call_function(rotated_channels, (a, astuple(output)))
+                                     for a in node.args[1:3]), *node.args[3:])
+    with graph.inserting_after(node):
+        rows = graph.call_function(torch.movedim, (node, 1, -1))
+    with graph.inserting_after(rows):
+        back = graph.call_function(HADAMARD, (rows, None, output.block, True))
+    with graph.inserting_after(back):
+        result = graph.call_function(conv_result, (back,))
+    result.meta = dict(node.meta)
+    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not rows)
+
+
+def rotated_channels(weight: Tensor, output: tuple[int, int | None]) -> Tensor:
+    """Of a convolution's weight or bias, [N, ...]."""
+    return rotated_bias(weight.movedim(0, -1), output).movedim(-1, 0)
 
 
 def _shows(node: Node, weight: Node) -> bool:

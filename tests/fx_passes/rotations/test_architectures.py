@@ -12,7 +12,6 @@ from torch import nn
 from tests.architectures import ARCHITECTURES
 from tests.fx_passes.rotations.rotate import Rotated, rotate, with_signs
 from torchqx.fx_passes.prove import TOLERANCE
-from torchqx.fx_passes.sites.ops import fake
 from torchqx.rotations import choose
 
 LAYERS = 2
@@ -20,25 +19,30 @@ LAYERS = 2
 
 @dataclass(frozen=True)
 class Expected:
-    """Rotations of whole activations in the folded graph, and how many matmuls' input rotations folded; of all 7
-    matmuls in a gated layer, of all 6 (or 4, with one for queries, keys and values) in a plain one."""
+    """Rotations of activations in the folded graph, and how many matmuls' input rotations folded; of all 7 matmuls in a
+    gated layer, of all 6 (or 4, with one for queries, keys and values) in a plain one; and the float weights rotated,
+    reader by reader."""
 
     left: int
     folded: int
     explicit: int
+    floats: tuple[str, ...] = ()
 
 
-# A folded stream is rotated once where it begins and once before the head; down_proj is rotated in each layer.
-STREAM = {"left": 2 + LAYERS}
+# A folded stream is rotated in the weights where it begins and ends; down_proj's input is rotated in each layer.
+STREAM = {"left": LAYERS}
 EXPECTED = {
-    "llama": Expected(**STREAM, folded=6 * LAYERS, explicit=13),
-    "llama tied": Expected(**STREAM, folded=6 * LAYERS, explicit=13),
-    "qwen3": Expected(**STREAM, folded=6 * LAYERS, explicit=13),
-    "gemma": Expected(**STREAM, folded=6 * LAYERS, explicit=13),
-    "opt": Expected(**STREAM, folded=5 * LAYERS, explicit=13),
-    "gpt2": Expected(**STREAM, folded=3 * LAYERS, explicit=13),
-    "vit": Expected(**STREAM, folded=5 * LAYERS, explicit=13),
-    "bloom": Expected(left=2 + 2 * LAYERS, folded=2 * LAYERS, explicit=11),  # its heads are merged by a slice
+    "llama": Expected(**STREAM, folded=6 * LAYERS, explicit=13, floats=("embed_tokens", "lm_head")),
+    "llama tied": Expected(**STREAM, folded=6 * LAYERS, explicit=13, floats=("embed_tokens", "embed_tokens")),
+    "qwen3": Expected(**STREAM, folded=6 * LAYERS, explicit=13, floats=("embed_tokens", "lm_head")),
+    "gemma": Expected(**STREAM, folded=6 * LAYERS, explicit=13, floats=("embed_tokens", "embed_tokens")),
+    "opt": Expected(**STREAM, folded=5 * LAYERS, explicit=13,
+                    floats=("embed_tokens", "embed_positions", "embed_tokens")),
+    "gpt2": Expected(**STREAM, folded=3 * LAYERS, explicit=13, floats=("wte", "wpe", "wte")),
+    "vit": Expected(**STREAM, folded=5 * LAYERS, explicit=13,
+                    floats=("cls_token", "position_embeddings", "classifier")),
+    # A norm's weighted result begins the stream, and its heads are merged by a slice.
+    "bloom": Expected(left=1 + 2 * LAYERS, folded=2 * LAYERS, explicit=11, floats=("word_embeddings",)),
     # The stream is a norm's weighted result (BERT), or ends every branch in one (Gemma 3): only v -> out folds.
     "bert": Expected(left=3 * LAYERS, folded=LAYERS, explicit=10),
     "gemma3": Expected(left=3 * LAYERS, folded=LAYERS, explicit=10),
@@ -70,11 +74,6 @@ def rotated(name: str, seeded: bool = False) -> Rotated:
     return rotate(model, rotation=with_signs if seeded else choose, **inputs)
 
 
-def _whole(graph: Rotated) -> int:
-    """Rotations of activations; those of a norm's bias, one row, do not count."""
-    return sum(fake(node).ndim > 1 for node in graph.left())
-
-
 @pytest.mark.parametrize("name", EXPECTED)
 def test_rotated_model_is_the_model(name: str) -> None:
     graph = rotated(name)
@@ -82,7 +81,9 @@ def test_rotated_model_is_the_model(name: str) -> None:
     assert graph.proof < TOLERANCE
     expected = EXPECTED[name]
     explicit = [n for n in graph.explicit.graph.nodes if n.target is torch.ops.torchqx.hadamard.default]
-    assert (_whole(graph), sum(c.folded for c in graph.plan.values())) == (expected.left, expected.folded)
+    assert (len(graph.left()), sum(c.folded for c in graph.plan.values())) == (expected.left, expected.folded)
+    assert len(graph.floats) == len(expected.floats)
+    assert all(name in str(f.weight) for name, f in zip(expected.floats, graph.floats, strict=True))
     assert len(explicit) >= expected.explicit > expected.left
     assert all(bool(c.reason) is not c.folded for c in graph.plan.values())
 
@@ -92,7 +93,7 @@ def test_with_random_signs(name: str) -> None:
     graph = rotated(name, seeded=True)
     assert max(graph.errors()) < TOLERANCE
     assert graph.proof < TOLERANCE
-    assert _whole(graph) == EXPECTED[name].left
+    assert len(graph.left()) == EXPECTED[name].left
 
 
 def test_reasons() -> None:
@@ -115,7 +116,7 @@ def test_a_returned_cache_holds_plain_values() -> None:
     graph = rotate(model, **inputs | {"use_cache": True})
     assert max(graph.errors()) < TOLERANCE
     assert graph.proof < TOLERANCE
-    assert _whole(graph) == EXPECTED["llama"].left + LAYERS
+    assert len(graph.left()) == EXPECTED["llama"].left + LAYERS
 
 
 def test_decoding_step() -> None:
@@ -134,5 +135,5 @@ def test_symbolic_sizes() -> None:
     model, inputs = _model("llama")
     graph = rotate(model, dynamic=True, **inputs)
     assert max(graph.errors()) < TOLERANCE
-    assert _whole(graph) == EXPECTED["llama"].left
+    assert len(graph.left()) == EXPECTED["llama"].left
 

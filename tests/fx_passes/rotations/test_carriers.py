@@ -28,6 +28,7 @@ CARRIED: dict[str, Callable[[Tensor], Any]] = {
     "repeated": lambda x: x[:1].expand(B, -1, -1).repeat(1, 2, 1).repeat_interleave(2, dim=1).roll(1, 1),
     "reduced": lambda x: (x.mean(1), x.sum(0, keepdim=True), torch.stack([x, x], 1), x.unbind(0)[1]),
     "mixed": lambda x: torch.softmax(x @ x.transpose(1, 2), -1) @ x,
+    "looked up": lambda x: F.embedding(torch.arange(T), x[0]),
     "attended": lambda x: F.scaled_dot_product_attention(x, x, x.double().to(x.dtype)),
 }
 REFUSED: dict[str, Callable[[Tensor], Any]] = {
@@ -89,6 +90,17 @@ def test_carries(name: str, signed: bool) -> None:
     if not signed:
         assert set(claims) == set(calls)
     assert any(claim.paired for claim in claims.values()) == (name == "attended")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_takes_rotated_rows_with_a_rotated_weight(bias: bool) -> None:
+    gm, values = nodes_of(lambda x: F.linear(x.tanh(), x[0].cos(), x[0, :, 0] if bias else None))
+    node = next(n for n in gm.graph.nodes if n.target is F.linear)
+    for shape, rotation in ((Shape(K, K), Hadamard(K, 3)), (Shape(D, None), Hadamard(D))):
+        claim = carried(node, shape)
+        assert claim == Carried((), paired=((0,), (1,)))
+        torch.testing.assert_close(rerun(node, claim, values, rotation), values[node])
+    assert carried(node, Shape(12, None)) is None
 
 
 @pytest.mark.parametrize("name", REFUSED)

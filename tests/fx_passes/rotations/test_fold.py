@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from tests.fx_passes.rotations.rotate import Rotated, rotate, with_signs
 from torchqx.fx_passes.prove import TOLERANCE
+from torchqx.fx_passes.rotations.norms import bare_layer_norm
 from torchqx.rotations import choose
 
 K = 24
@@ -118,6 +119,71 @@ def test_a_weight_read_at_two_places_has_one_rotation() -> None:
     shared = [c for op, c in graph.plan.items() if op.weight in graph.sites.shared_weights]
     assert shared
     assert all(c.output is None and c.norm is None for c in shared)
+
+
+class Text(nn.Module):
+    """``begin(tokens)``, blocks, and a linear head."""
+
+    def __init__(self, code: Callable[..., Any] = plain, norm: type[nn.Module] = nn.LayerNorm, depth: int = 1,
+                 max_norm: float | None = None) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, K, max_norm=max_norm)
+        self.places = nn.Parameter(torch.randn(1, 9, K))
+        self.start = nn.Parameter(torch.randn(1, 1, K))
+        self.blocks = Block(code, norm=norm, depth=depth)
+        self.head = nn.Linear(K, 7)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens) * K**0.5
+        x = torch.cat([self.start.expand(len(tokens), -1, -1), x], 1)
+        return self.head(self.blocks(x + self.places[:, : x.shape[1]])[:, 1:])
+
+
+TOKENS = torch.randint(11, (2, 6), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_a_stream_from_embeddings_to_a_head_costs_nothing(norm: type[nn.Module]) -> None:
+    """Only the wide rows are rotated as the graph runs; even one block is worth it then."""
+    graph = rotate(Text(norm=norm), TOKENS, rotation=with_signs)
+    correct(graph)
+    assert [node.args[0].name for node in graph.left()] == ["relu"]
+    assert [str(f.weight).rpartition("modules_")[2] for f in graph.floats] == [
+        "table_parameters_weight_", "l_self_parameters_start_", "l_self_parameters_places_", "head_parameters_weight_"]
+    assert all(f.rotation == with_signs(K) for f in graph.floats)
+
+
+def test_a_norm_is_taken_apart_only_for_a_head_that_reads_it_rotated() -> None:
+    graph = rotate(Text(other_reader, depth=2), TOKENS)
+    correct(graph)
+    assert not graph.floats
+    assert not any(n.target is bare_layer_norm for n in graph.folded.graph.nodes)
+
+
+def test_a_table_that_its_look_up_scales_down_is_not_rotated() -> None:
+    graph = rotate(Text(max_norm=1.0, depth=3), TOKENS)
+    correct(graph)
+    assert not any("table" in str(f.weight) for f in graph.floats)
+
+
+class Patches(nn.Module):
+    """Patches by a convolution, on the way to blocks."""
+
+    def __init__(self, permute: bool) -> None:
+        super().__init__()
+        self.patches, self.blocks, self.permute = nn.Conv2d(3, K, 2, 2), Block(plain), permute
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patches(image).flatten(2)
+        return self.blocks(x.permute(0, 2, 1) if self.permute else x.transpose(-1, 1)).mean((0, 1))
+
+
+@pytest.mark.parametrize("permute", [False, True])
+def test_a_convolution_writes_rotated_patches(permute: bool) -> None:
+    graph = rotate(Patches(permute), torch.randn(2, 3, 4, 6), heads=True)
+    correct(graph)
+    assert graph.choice("patches").output == choose(K)
+    assert len(graph.left()) == 3 + 1  # before each down, and the stream back where it ends
 
 
 def test_matmul_into_matmul() -> None:

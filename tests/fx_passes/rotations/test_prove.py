@@ -8,7 +8,9 @@ from torch.fx import GraphModule
 from tests.capture import capture_one
 from tests.fx_passes.rotations.rotate import rotate_graph
 from tests.fx_passes.rotations.test_fold import Block, K, plain
-from torchqx.fx_passes.rotations.fold import HADAMARD, copied
+from torchqx.fx_passes.lower import HADAMARD
+from torchqx.fx_passes.rotations.fold import copied
+from torchqx.fx_passes.rotations.functional import functionalize_additions
 from torchqx.fx_passes.rotations.norms import bare_layer_norm
 from torchqx.fx_passes.rotations.prove import difference
 
@@ -40,3 +42,16 @@ def test_equal_graphs_have_no_difference() -> None:
     gm, inputs = capture_one(code, torch.randn(3, 4))
     graph, copies = copied(gm)
     assert difference(gm, GraphModule(gm, graph), copies, (), inputs) == 0
+
+
+def test_integers_that_one_graph_writes_into_stay_as_they_were_for_the_other() -> None:
+    def code(places: Tensor) -> Tensor:
+        buckets = places * 2
+        buckets += places
+        return buckets * 1.5
+
+    gm, inputs = capture_one(code, torch.arange(4))
+    graph, copies = copied(gm)
+    after = GraphModule(gm, graph)
+    functionalize_additions(after)
+    assert difference(gm, after, copies, (), inputs) == 0
