@@ -1,7 +1,7 @@
 # `make test`, `make demo`, `make tables` and `make bench` do all their own set-up in .venv; nothing else is touched,
 # save that a missing C++ compiler (Inductor needs one) is installed when we may do so.
 
-.PHONY: test demo tables bench gpu lint system
+.PHONY: test demo tables bench bench-kernels bench-growth bench-check page gpu lint system
 .DEFAULT_GOAL := test
 
 # The first interpreter that really runs and has a supported version; a pyenv shim may exist without one behind it.
@@ -12,6 +12,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST_ARGS ?=
 THREADS ?= 2
+KERNEL_THREADS ?= 1
+BASE ?= main~1
+CHECK_ARGS ?=
 WORKERS ?= 2
 GPU_PYTHON ?= python3
 GPU_ARGS ?=
@@ -35,6 +38,21 @@ tables: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.limits --threads $(THREADS)
 	$(BIN)/python -m benchmarks.speed --threads $(THREADS)
+
+bench-kernels: $(VENV)/.test
+	$(BIN)/python -m pytest benchmarks/test_kernels.py --benchmark-enable --threads $(KERNEL_THREADS) \
+		--benchmark-columns=rounds,min,median --benchmark-json=benchmarks/records/kernels-$(KERNEL_THREADS)t.json
+
+bench-growth: $(VENV)/.test
+	$(BIN)/python -m benchmarks.growth --threads $(THREADS)
+
+# Fails where the working tree is slower than BASE, any revision, by more than 5% beyond noise.
+bench-check: $(VENV)/.test
+	$(BIN)/python -m benchmarks.check --base $(BASE) $(CHECK_ARGS)
+
+# docs/performance.md and its figures, from the records that the targets above leave.
+page: $(VENV)/.test
+	$(BIN)/python -m benchmarks.page
 
 # The one target that takes an environment as it is: the torch there must be a CUDA build (docs/gpu.md).
 gpu:

@@ -91,20 +91,14 @@ def smollm2(
     model, tokenizer = models.smollm2()
     evaluated = token_windows(tokenizer, wikitext_test(), windows, WINDOW_TOKENS)
     sample = token_windows(tokenizer, wikitext_valid(), calibrate, WINDOW_TOKENS)
-    calibration = [{"input_ids": window[None], "use_cache": False} for window in sample]
     settings = [
         Setting(method, bits, activation)
         for bits, activation, method in product((8, 6), ("static", "token", "auto"), METHODS)
         if activation != "auto" or method == "OS+"
     ]
     settings += [*_per_token((8, 6), ROTATED), *_per_token((4,), (*METHODS, *ROTATED, *PER_HEAD))]
-    header = ("method", "perplexity", "against float", "seconds")
     title = f"SmolLM2-135M on WikiText-2: {windows} windows of 512, {calibrate} calibration windows"
-    _tabulate(
-        _record("accuracy-smollm2", only), title, header, model, calibration, _chosen(settings, only),
-        score=lambda candidate: perplexity(candidate, evaluated),
-        against=lambda score, float_score: f"{100 * (score / float_score - 1):+.2f}%",
-    )  # fmt: skip
+    _tabulate_perplexity(_record("accuracy-smollm2", only), title, model, sample, evaluated, _chosen(settings, only))
 
 
 @app.command()
@@ -115,15 +109,10 @@ def stories260k(
 ) -> None:
     """Perplexity of stories260K on TinyStories."""
     text = story_windows(windows + calibrate)
-    calibration = [{"input_ids": window[None], "use_cache": False} for window in text[windows:]]
-    header = ("method", "perplexity", "against float", "seconds")
     title = f"stories260K on TinyStories: {windows} windows of 512, {calibrate} calibration windows"
-    settings = _per_token((8, 6, 4), (*METHODS, *ROTATED))
-    _tabulate(
-        _record("accuracy-stories260k", only), title, header, stories(), calibration, _chosen(settings, only),
-        score=lambda candidate: perplexity(candidate, text[:windows]),
-        against=lambda score, float_score: f"{100 * (score / float_score - 1):+.2f}%",
-    )  # fmt: skip
+    settings = _chosen(_per_token((8, 6, 4), (*METHODS, *ROTATED)), only)
+    _tabulate_perplexity(_record("accuracy-stories260k", only), title, stories(), text[windows:], text[:windows],
+                         settings)
 
 
 def _per_token(bits: Iterable[int], methods: Iterable[str]) -> list[Setting]:
@@ -141,6 +130,17 @@ def _chosen(settings: Iterable[Setting], only: str) -> list[Setting]:
 def _record(name: str, only: str) -> str:
     """A part of a table has a record of its own, beside that of the whole."""
     return f"{name}-{only.lower().replace(' ', '-')}" if only else name
+
+
+def _tabulate_perplexity(record: str, title: str, model: nn.Module, calibration: Tensor, evaluated: Tensor,
+                         settings: Sequence[Setting]) -> None:
+    """:func:`_tabulate` for a decoder, whose windows are int64 [count, length]."""
+    _tabulate(
+        record, title, ("method", "perplexity", "against float", "seconds"), model,
+        [{"input_ids": window[None], "use_cache": False} for window in calibration], settings,
+        score=lambda candidate: perplexity(candidate, evaluated),
+        against=lambda score, float_score: f"{100 * (score / float_score - 1):+.2f}%",
+    )  # fmt: skip
 
 
 def _tabulate(

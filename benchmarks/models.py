@@ -13,6 +13,8 @@ from transformers import (
     GgufConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -58,19 +60,28 @@ def smollm2(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTra
     return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2_FILE)
 
 
-def bert_base_shape(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """BERT-base's shape (12 layers, d 768, vocabulary 30522) with seeded random weights: for speed, not accuracy."""
-    return _random(BertModel, BertConfig()).to(dtype)
+def bert_shape(width: int = 768, layers: int = 12, positions: int = 512) -> PreTrainedModel:
+    """BERT's shape (12 heads, vocabulary 30522) with seeded random weights: for speed, not accuracy."""
+    config = BertConfig(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
+                        max_position_embeddings=positions)
+    return _random(BertModel, config)
 
 
-def vit_base_shape(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def vit_base_shape() -> PreTrainedModel:
     """ViT-B/16's shape (12 layers, d 768, 197 tokens of an image of 224 x 224), likewise."""
-    return _random(ViTModel, ViTConfig()).to(dtype)
+    return _random(ViTModel, ViTConfig())
 
 
-def gpt2_shape(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def gpt2_shape() -> PreTrainedModel:
     """GPT-2's shape (12 layers, d 768, vocabulary 50257, tied head), likewise."""
-    return _random(GPT2LMHeadModel, GPT2Config()).to(dtype)
+    return _random(GPT2LMHeadModel, GPT2Config())
+
+
+def llama_small_shape() -> PreTrainedModel:
+    """A Llama of 3 layers (d 384, 6 heads on 2 KV heads, BERT's vocabulary), likewise: compiled in seconds."""
+    config = LlamaConfig(vocab_size=30522, hidden_size=384, intermediate_size=1024, num_hidden_layers=3,
+                         num_attention_heads=6, num_key_value_heads=2)
+    return _random(LlamaForCausalLM, config)
 
 
 @torch.no_grad()

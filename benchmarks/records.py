@@ -45,16 +45,8 @@ def report(name: str, title: str, header: Sequence[str], rows: Sequence[Sequence
 def report_sheets(name: str, title: str, sheets: Sequence[Sheet], data: dict[str, Any], where: dict[str, Any],
                   folder: Path) -> Path:
     """:func:`report` for several tables. ``where`` is :func:`machine`, with ``device`` and ``driver`` where one ran."""
-    console = Console()
-    console.width = max(console.width, 160)  # a pipe counts as 80 columns, and that cuts the numbers
     for sheet in sheets:
-        table = Table(title=sheet.title)
-        for column in sheet.header:
-            table.add_column(column, no_wrap=True)
-        for row in sheet.rows:
-            table.add_row(*row)
-        console.print(table)
-
+        print_table(sheet.title, sheet.header, sheet.rows)
     folder.mkdir(exist_ok=True)
     versions = ", ".join(f"{library} {number}" for library, number in where["versions"].items())
     device = f"{where['device']}, driver {where['driver']}, " if "device" in where else ""
@@ -64,8 +56,20 @@ def report_sheets(name: str, title: str, sheets: Sequence[Sheet], data: dict[str
     (folder / f"{name}.md").write_text(f"# {title}\n\n{note}\n\n{body}", encoding="utf-8")
     record = folder / f"{name}.json"
     record.write_text(json.dumps({"title": title, "machine": where, **data}, indent=2) + "\n", encoding="utf-8")
-    console.print(f"written: {record} and {record.with_suffix('.md').name}")
+    print(f"written: {record} and {record.with_suffix('.md').name}")
     return record
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Show a table on the terminal."""
+    console = Console()
+    console.width = max(console.width, 160)  # a pipe counts as 80 columns, and that cuts the numbers
+    table = Table(title=title)
+    for column in header:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,14 +1,19 @@
 """Speed of torchqx beside compiled fp32, compiled bf16, torchao and PT2E: ``python -m benchmarks.speed``."""
 
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from benchmarks.arms import ARMS
+from benchmarks.crew import crew
 from benchmarks.interleave import Timing, interleave
 from benchmarks.records import report
-from benchmarks.worker import Failed
+from benchmarks.work import multiply_adds
+from benchmarks.worker import Arm, Failed
 from benchmarks.workloads import WORKLOADS
 
 HEADER = ("workload", "arm", "ms", "x fp32", "x bf16", "error", "build s", "build MiB", "run MiB")
@@ -28,19 +33,17 @@ def main(
     rows: list[tuple[str, ...]] = []
     results = []
     for name in _known("--workload", workload, WORKLOADS):
-        timings, failed = interleave(
-            WORKLOADS[name],
-            _known("--arm", arm, ARMS),
-            threads=threads,
-            rounds=rounds,
-            turn_seconds=turn_seconds,
-            cold=cold,
-            say=console.log,
-        )
+        with TemporaryDirectory() as empty:
+            arms = [Arm(known, ARMS[known], cache=Path(empty, known) if cold else None)
+                    for known in _known("--arm", arm, ARMS)]
+            with crew(arms, threads) as workers:
+                timings, failed = interleave(WORKLOADS[name], workers, rounds=rounds, turn_seconds=turn_seconds,
+                                             say=console.log)
         by_arm = {timing.arm: timing for timing in timings}
         rows += [_row(name, timing, by_arm) for timing in timings]
         rows += [(name, arm_name, "failed", *[""] * 6) for arm_name in failed]
-        results.append(_result(name, by_arm, failed))
+        work = asdict(multiply_adds(WORKLOADS[name].load()))
+        results.append({"workload": name, "multiply_adds": work, **_result(by_arm, failed)})
     title = f"Speed, {threads} thread{'s' if threads > 1 else ''}"
     data = {"threads": threads, "rounds": rounds, "results": results}
     report(record or f"speed-{threads}t", title, HEADER, rows, data)
@@ -69,7 +72,7 @@ def _row(workload: str, timing: Timing, by_arm: dict[str, Timing]) -> tuple[str,
     )
 
 
-def _result(workload: str, by_arm: dict[str, Timing], failed: dict[str, Failed]) -> dict[str, object]:
+def _result(by_arm: dict[str, Timing], failed: dict[str, Failed]) -> dict[str, object]:
     fp32 = by_arm.get("fp32")
     arms = {
         name: {
@@ -82,7 +85,7 @@ def _result(workload: str, by_arm: dict[str, Timing], failed: dict[str, Failed])
         }
         for name, timing in by_arm.items()
     }
-    return {"workload": workload, "arms": arms, "failed": {name: failure.reason for name, failure in failed.items()}}
+    return {"arms": arms, "failed": {name: failure.reason for name, failure in failed.items()}}
 
 
 if __name__ == "__main__":

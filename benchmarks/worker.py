@@ -1,21 +1,46 @@
-"""One arm of one workload in a process of its own: it builds once, then runs when its turn comes."""
+"""One arm in a process of its own: it builds the workloads it is sent, and runs when its turn comes."""
 
 import gc
 import os
-import tempfile
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.arms import build
-from benchmarks.workloads import Workload
+from benchmarks.revision import use_source
+
+
+class Loadable(Protocol):
+    """A workload: its name, and what its arm builds a call from."""
+
+    @property
+    def name(self) -> str: ...
+
+    def load(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a worker runs.
+
+    Attributes:
+        target: "module:function"; the function turns a loaded workload into a call of no arguments.
+        source: folder whose torchqx is used; None for the one that is installed.
+        cache: Inductor's cache folder; None for the user's own, where an earlier run may have compiled already.
+    """
+
+    name: str
+    target: str
+    source: Path | None = None
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -34,35 +59,42 @@ class Failed:
     reason: str
 
 
-def serve(connection: Connection, arm: str, workload: Workload, threads: int, cold: bool) -> None:
-    """Build ``arm``, send ``Built`` or ``Failed``, then answer each count of calls with that many times in seconds.
+def serve(connection: Connection, arm: Arm, threads: int) -> None:
+    """Answer until None comes: a workload with ``Built`` or ``Failed``, a count with as many calls' seconds.
 
-    A count of 0 asks for the peak memory since the build, in MiB; None ends the worker. ``cold`` compiles into an
-    empty Inductor cache, so that the build time is what a first user waits.
+    A count of 0 asks for the peak memory since the build, in MiB.
     """
     torch.set_num_threads(threads)
-    disable_progress_bar()
-    with tempfile.TemporaryDirectory() as cache:
-        if cold:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+    if arm.cache is not None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(arm.cache)
+    if arm.source is not None:
+        use_source(arm.source)
+    call: Callable[[], torch.Tensor] | None = None
+    while (order := connection.recv()) is not None:
+        if isinstance(order, int):
+            assert call is not None
+            connection.send([_timed(call) for _ in range(order)] if order else peak_mib())
+            continue
+        if call is not None:  # the workload before leaves neither its weights nor its compiled code
+            call = None
+            if "torch._dynamo" in sys.modules:
+                torch._dynamo.reset()
+            gc.collect()
         try:
-            call, built = _built(arm, workload)
+            call, built = _built(arm, order)
+            connection.send(built)
         except Exception as error:  # a toolchain may fail in any way: the table says so, and the other arms still run
             traceback.print_exc(limit=-3)
             connection.send(Failed(f"{type(error).__name__}: {error}".splitlines()[0]))
-            return
-        connection.send(built)
         gc.collect()
         reset_peak()
-        while (count := connection.recv()) is not None:
-            connection.send([_timed(call) for _ in range(count)] if count else peak_mib())
 
 
-def _built(arm: str, workload: Workload) -> tuple[Callable[[], torch.Tensor], Built]:
+def _built(arm: Arm, workload: Loadable) -> tuple[Callable[[], torch.Tensor], Built]:
     job = workload.load()
     reset_peak()
     started = time.perf_counter()
-    call = build(arm, job)
+    call = build(arm.target, job)
     call()
     output = call()
     seconds = time.perf_counter() - started

@@ -5,75 +5,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from benchmarks import models
+from benchmarks.jobs import EncoderStates, ImageStates, Job, LastLogits, NextLogits
 
 PASSAGE = Path(__file__).with_name("passage.txt")
 CALIBRATION_BATCHES = 8
-DECODERS = ("smollm2", "gpt2")
-
-
-class EncoderStates(nn.Module):
-    """An encoder that returns its last hidden states alone, [b, s, d], so that every arm returns one tensor."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        model.pooler = None  # its output is not asked for, and PT2E cannot annotate a linear that nobody reads
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-
-class ImageStates(nn.Module):
-    """An image encoder that returns its last hidden states alone, [b, s, d]."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        model.pooler = None
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model(pixel_values=pixel_values).last_hidden_state
-
-
-class LastLogits(nn.Module):
-    """A decoder's prefill as ``generate()`` asks for it: the last token's logits, [b, 1, vocabulary]."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.model(input_ids=input_ids, use_cache=False, logits_to_keep=1).logits
-
-
-class NextLogits(nn.Module):
-    """One step of decoding after ``past`` tokens, whose keys and values the module holds: [b, 1, vocabulary]."""
-
-    def __init__(self, model: PreTrainedModel, past: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        with torch.no_grad():
-            cache = model(input_ids=past, use_cache=True, logits_to_keep=1).past_key_values
-        for i, layer in enumerate(cache.layers):
-            self.register_buffer(f"keys_{i}", layer.keys.clone(), persistent=False)
-            self.register_buffer(f"values_{i}", layer.values.clone(), persistent=False)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        layers = range(self.model.config.num_hidden_layers)
-        cache = DynamicCache([(getattr(self, f"keys_{i}"), getattr(self, f"values_{i}")) for i in layers])
-        return self.model(input_ids=input_ids, past_key_values=cache, use_cache=True).logits
-
-
-@dataclass(frozen=True)
-class Job:
-    """A workload ready to be built: float32 module in eval mode, the timed batch, and other batches to calibrate on."""
-
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    calibration: list[dict[str, Tensor]]
+DECODERS = ("smollm2", "gpt2", "llama")
+POSITIONS = 2048
 
 
 @dataclass(frozen=True)
@@ -90,32 +31,70 @@ class Workload:
         return f"{self.model}-{self.batch}x{self.tokens}" + ("-step" if self.step else "")
 
     def load(self) -> Job:
-        """Build the model and its batches; every row of tokens starts at another place of the passage."""
+        """Build the model and its batches."""
+        disable_progress_bar()
         if self.model == "vit":
             random = torch.Generator().manual_seed(0)
             images = [{"pixel_values": torch.randn(self.batch, 3, 224, 224, generator=random)}
                       for _ in range(CALIBRATION_BATCHES + 1)]
             return Job(ImageStates(models.vit_base_shape()).eval(), images[-1], images[:-1])
         model, tokenizer = models.smollm2() if self.model == "smollm2" else models.minilm()
-        stream = tokenizer(PASSAGE.read_text(encoding="utf-8"), return_tensors="pt", verbose=False).input_ids[0]
-        batches = [self._batch(stream, index) for index in range(CALIBRATION_BATCHES + 1)]
+        batches = token_batches(tokenizer, self.batch, self.tokens)
         if self.model not in DECODERS:
-            module: nn.Module = EncoderStates(models.bert_base_shape() if self.model == "bert" else model)
-            batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in batches]
-            return Job(module.eval(), batches[-1], batches[:-1])
-        decoder = models.gpt2_shape() if self.model == "gpt2" else model
+            return _encoder_job(models.bert_shape() if self.model == "bert" else model, batches)
+        decoder = {"gpt2": models.gpt2_shape, "llama": models.llama_small_shape}.get(self.model, lambda: model)()
         if self.step:
-            module = NextLogits(decoder, batches[0])
+            module: nn.Module = NextLogits(decoder, batches[0])
             batches = [ids[:, i : i + 1] for i, ids in enumerate(batches)]
         else:
             module = LastLogits(decoder)
         return Job(module.eval(), {"input_ids": batches[-1]}, [{"input_ids": ids} for ids in batches[:-1]])
 
-    def _batch(self, stream: Tensor, index: int) -> Tensor:
-        # 37 tokens between one row's start and the next: no two rows are alike before the passage comes round again.
-        starts = 37 * (index * self.batch + torch.arange(self.batch))
-        positions = starts[:, None] + torch.arange(self.tokens)
-        return stream[positions % stream.numel()]
+
+@dataclass(frozen=True)
+class Encoder:
+    """A pass over ``batch`` rows of ``tokens`` through a BERT of any width and depth, for the tables of growth."""
+
+    width: int
+    layers: int
+    batch: int
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        return f"bert-{self.width}w-{self.layers}l-{self.batch}x{self.tokens}"
+
+    def load(self) -> Job:
+        """Build the model and its batches."""
+        disable_progress_bar()
+        _, tokenizer = models.minilm()
+        model = models.bert_shape(self.width, self.layers, POSITIONS)
+        return _encoder_job(model, token_batches(tokenizer, self.batch, self.tokens))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One call of a kernel, by its case's name in ``benchmarks.kernels``; nothing of torchqx is needed to name it."""
+
+    name: str
+
+    def load(self) -> "Kernel":
+        """Nothing to load: the arm makes the operands."""
+        return self
+
+
+def token_batches(tokenizer: PreTrainedTokenizerBase, batch: int, tokens: int) -> list[Tensor]:
+    """Batches int64 [batch, tokens] of the passage, every row from another place on; the last is for timing."""
+    stream = tokenizer(PASSAGE.read_text(encoding="utf-8"), return_tensors="pt", verbose=False).input_ids[0]
+    # 37 tokens between one row's start and the next: no two rows are alike before the passage comes round again.
+    rows = (CALIBRATION_BATCHES + 1) * batch
+    positions = 37 * torch.arange(rows)[:, None] + torch.arange(tokens)
+    return list(stream[positions % stream.numel()].split(batch))
+
+
+def _encoder_job(model: PreTrainedModel, batches: list[Tensor]) -> Job:
+    *calibration, timed = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in batches]
+    return Job(EncoderStates(model).eval(), timed, calibration)
 
 
 WORKLOADS = {
@@ -132,3 +111,18 @@ WORKLOADS = {
         Workload("gpt2", 1, 128),
     )
 }
+
+SMALL = (
+    Kernel("int8 linear 1 x 768 x 3072"),
+    Kernel("int8 linear 16 x 384 x 1536"),
+    Kernel("int8 linear 128 x 384 x 1536"),
+    Kernel("int8 linear 128 x 3072 x 768"),
+    Kernel("int8 linear 1024 x 768 x 768"),
+    Kernel("hadamard float32 512 x 576"),
+    Kernel("hadamard bfloat16 512 x 2048"),
+    Kernel("attention BERT 1 x 12 x 12 x 128 x 64"),
+    Kernel("scan 512 steps"),
+    Workload("minilm", 1, 128),
+    Workload("llama", 1, 128),
+    Workload("llama", 1, 128, step=True),
+)

@@ -16,11 +16,13 @@ from torchqx.fx_passes.canonicalize import canonicalize
 from torchqx.fx_passes.expand import expand_opaque
 from torchqx.fx_passes.rotations.keys import rotate_keys
 from torchqx.fx_passes.sites import GraphSites, find_sites
+from torchqx.lowering_choice import POLICIES, Policy
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.plan import SiteRecord
 from torchqx.recipe import AffineRecipe
 from torchqx.runner import GraphRunner
 from torchqx.session import SESSIONS, Session
+from torchqx.state_space_hosts import takes_operators
 
 LOWERINGS = ("inductor", "eager")
 DEVICES = ("cpu", "cuda")
@@ -33,6 +35,7 @@ NOT_QUANTIZED = {
 }
 
 
+@takes_operators
 def torchqx_backend(gm: GraphModule, example_inputs: Sequence[Any], *, options: dict[str, Any] | None = None,
                     mode: str | None = None, **_: Any) -> Callable[..., Any]:
     """Quantize and compile a graph from Dynamo.
@@ -42,8 +45,9 @@ def torchqx_backend(gm: GraphModule, example_inputs: Sequence[Any], *, options: 
 
     Args:
         options: ``recipe`` (default OutlierSuppressionPlusConfig()), ``calibration_steps`` (default the recipe's),
-            ``lowering`` ("inductor", or "eager" to run the rewritten graph node by node); any other key goes to
-            Inductor.
+            ``lowering`` ("inductor", or "eager" to run the rewritten graph node by node), ``cost_model`` ("auto" to
+            leave matmuls in float where integers do not pay on this machine; "int8" or "float" for all); any other key
+            goes to Inductor.
         mode: as in ``torch.compile``: Inductor's presets.
 
     The first call raises:
@@ -51,14 +55,14 @@ def torchqx_backend(gm: GraphModule, example_inputs: Sequence[Any], *, options: 
         UnsupportedError: a device that torchqx does not lower to.
     """
     try:
-        session, lowering, inductor_options = read_options(options or {}, mode)
-        return build_runner(gm, example_inputs, session, lowering, inductor_options)
+        session, lowering, policy, inductor_options = read_options(options or {}, mode)
+        return build_runner(gm, example_inputs, session, lowering, policy, inductor_options)
     except TorchqxError as error:
         return refuse(error)
 
 
-def read_options(options: dict[str, Any], mode: str | None) -> tuple[Session, str, dict[str, Any]]:
-    """The session of the recipe, the lowering, and Inductor's own options; raises ConfigError."""
+def read_options(options: dict[str, Any], mode: str | None) -> tuple[Session, str, Policy, dict[str, Any]]:
+    """The recipe's session, the lowering, who decides on integers, and Inductor's own options; raises ConfigError."""
     settings = dict(options)
     recipe = settings.pop("recipe", None) or OutlierSuppressionPlusConfig()
     if not isinstance(recipe, AffineRecipe):
@@ -71,9 +75,15 @@ def read_options(options: dict[str, Any], mode: str | None) -> tuple[Session, st
     if lowering not in LOWERINGS:
         raise ConfigError(f"unknown lowering {lowering!r}", where="options['lowering']",
                           remedy=f"choose one of {', '.join(LOWERINGS)}.")
+    policy = settings.pop("cost_model", "auto")
+    if policy not in POLICIES:
+        raise ConfigError(f"unknown value {policy!r}", where="options['cost_model']",
+                          remedy=f"choose one of {', '.join(POLICIES)}.")
+    if lowering == "eager" and policy == "auto":
+        policy = "int8"  # node by node nothing is fast, and the whole rewrite is to be seen
     if mode not in (None, "default"):
         settings = torch._inductor.list_mode_options(mode) | settings
-    return SESSIONS.get(recipe), lowering, settings
+    return SESSIONS.get(recipe), lowering, policy, settings
 
 
 def refuse(error: TorchqxError) -> Callable[..., Any]:
@@ -86,7 +96,7 @@ def refuse(error: TorchqxError) -> Callable[..., Any]:
 
 
 def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Session, lowering: str = "inductor",
-                 inductor_options: dict[str, Any] | None = None) -> GraphRunner:
+                 policy: Policy = "int8", inductor_options: dict[str, Any] | None = None) -> GraphRunner:
     """The callable for one graph."""
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
     parameters = {n: e for n, e in zip(placeholders, example_inputs, strict=True) if isinstance(e, Parameter)}
@@ -94,6 +104,10 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
         if value.device.type not in DEVICES:
             raise UnsupportedError(f"device {value.device}", where=node.name,
                                    remedy=f"torchqx lowers to {' and '.join(DEVICES)}.")
+    constants = [n.target for n in gm.graph.nodes if n.op == "get_attr" and isinstance(getattr(gm, n.target), Parameter)]
+    if constants:
+        raise UnsupportedError("Inductor's freezing made parameters constants of the graph", where=constants[0],
+                               remedy="set torch._inductor.config.freezing = False: torchqx packs weights itself.")
     drop_component_guards(placeholders)
     names = {n: parameter_name(n) for n in parameters}
     traced = TracedInputs(placeholders, example_inputs)
@@ -110,7 +124,7 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
         warnings.warn("a graph with parameters has no weighted matmul that torchqx knows; it is compiled as it is",
                       TorchqxWarning, stacklevel=2)
     records = other_records(sites, turned)
-    return GraphRunner(gm, traced, sites, names, records, session, lowering, inductor_options or {})
+    return GraphRunner(gm, traced, sites, names, records, session, lowering, policy, inductor_options or {})
 
 
 def parameter_name(placeholder: Node) -> str:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from torchqx.baselines import MinMaxConfig, SmoothQuantScalingConfig
 from torchqx.cli_bench import bench, threads, timings_table
 from torchqx.cli_data import Sampling, is_text, tensor_batches, text_batches
 from torchqx.cli_models import Source, check_output
+from torchqx.cli_record import Comparison, Record
 from torchqx.errors import ConfigError, TorchqxError
 from torchqx.explain import Report, explain
 from torchqx.hadamard import HadamardConfig
@@ -107,25 +107,50 @@ def bench_command(
     batch: Annotated[int, typer.Option(min=1, help="Samples in a call.")] = 1,
     length: Annotated[int, typer.Option(min=1, help="Tokens in a sample.")] = 128,
     thread_count: Annotated[int | None, typer.Option("--threads", min=1, help="Default: as many as cores.")] = None,
+    compare: Annotated[Path | None, typer.Option(metavar="BASE", help="Print ratios to another quantized directory, "
+                                                 "timed in the same run, or to a record of --output.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the record, JSON.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Time a quantized model beside compiled float32 and bfloat16 with the same weights, all in one run."""
-    model = load(directory)
-    explain(model)  # the typed error for a model that is not quantized, before minutes of compiling
+    if output is not None and not output.parent.is_dir():
+        raise ConfigError("its directory does not exist", where=str(output), remedy="give another --output.")
+    model, base, earlier = load_quantized(directory), None, None
+    if compare is not None and compare.is_dir():
+        base = load_quantized(str(compare))
+    elif compare is not None:
+        earlier = Record.read(compare)
     with threads(thread_count) as count:
-        timings = bench(model, batch, length, progress=bar)
+        if earlier is not None:
+            earlier.check_is_of(model=type(model).__name__, batch=batch, length=length, threads=count)
+        timings = bench(model, batch, length, progress=bar, base=base)
+    record = Record.of(type(model).__name__, batch, length, count, timings)
+    if output is not None:
+        record.write(output)
+    compared = None
+    if compare is not None:
+        compared = (Comparison.with_arm(record, str(compare)) if earlier is None else
+                    Comparison.with_record(record, earlier, str(compare)))
     if as_json:
-        shape = {"batch": batch, "length": length, "threads": count, "cores": os.cpu_count()}
-        typer.echo(json.dumps(shape | {"arms": [asdict(t) for t in timings]}, indent=2))
-    else:
-        stdout().print(timings_table(timings, f"{type(model).__name__}, {batch} x {length}, {count} threads"))
+        typer.echo(json.dumps(asdict(record) | ({"compared": compared.to_json()} if compared else {}), indent=2))
+        return
+    stdout().print(timings_table(timings, f"{record.model}, {batch} x {length}, {count} threads"))
+    if compared is not None:
+        stdout().print(compared.table())
 
 
 def load(directory: str) -> Any:
-    """A quantized model from disk."""
+    """A model as it was saved."""
     with working(f"loading {Path(directory).name}"):
         return Source.find(directory).quantized_model()
+
+
+def load_quantized(directory: str) -> Any:
+    """A quantized model; the typed error for any other comes here, before minutes of compiling."""
+    model = load(directory)
+    explain(model)
+    return model
 
 
 def read_recipe(name: str, settings: list[str]) -> AffineRecipe:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch._inductor.config as inductor_config
@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from torchqx.errors import UnsupportedError
+from torchqx.errors import ConfigError, UnsupportedError
 from torchqx.progress import Progress, quiet
 from torchqx.storage import QuantizedWeight
 
 ROUNDS = 5
 TURN_SECONDS = 0.3
 FLOAT_ARMS = {"float32, compiled": torch.float32, "bfloat16, compiled": torch.bfloat16}
-OURS = "torchqx"
+OURS, BASE = "torchqx", "base"
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,19 @@ class Timing:
         compile_seconds: the first call.
         seconds: median of the calls after it.
         weight_bytes: what the model's parameters and buffers hold.
+        round_seconds: the median of each round.
     """
 
     arm: str
     compile_seconds: float
     seconds: float
     weight_bytes: int
+    round_seconds: list[float]
+
+    def times_faster_than(self, other: Self) -> float:
+        """The median over rounds of the ratio of the two arms' medians: both saw each round's noise."""
+        pairs = zip(other.round_seconds, self.round_seconds, strict=True)
+        return statistics.median(theirs / ours for theirs, ours in pairs)
 
 
 class Arm:
@@ -67,21 +74,33 @@ class Arm:
 
 def timed(arms: list[Arm], progress: Progress = quiet) -> list[Timing]:
     """Every arm's median over rounds in which each has its turn, after two calls that warm the caches again."""
-    seconds: list[list[float]] = [[] for _ in arms]
+    rounds: list[list[list[float]]] = [[] for _ in arms]
     for _ in progress(range(ROUNDS), "timing"):
-        for arm, own in zip(arms, seconds, strict=True):
+        for arm, own in zip(arms, rounds, strict=True):
             warm = min(_once(arm), _once(arm))
-            own += [_once(arm) for _ in range(max(3, math.ceil(TURN_SECONDS / warm)))]
-    return [Timing(arm.name, arm.compile_seconds, statistics.median(own), weight_bytes(arm.model))
-            for arm, own in zip(arms, seconds, strict=True)]
+            own.append([_once(arm) for _ in range(max(3, math.ceil(TURN_SECONDS / warm)))])
+    return [Timing(arm.name, arm.compile_seconds, statistics.median(t for turn in own for t in turn),
+                   weight_bytes(arm.model), [statistics.median(turn) for turn in own])
+            for arm, own in zip(arms, rounds, strict=True)]
 
 
-def bench(model: Any, batch: int, length: int, progress: Progress = quiet) -> list[Timing]:
-    """A quantized model against its own dequantized weights in float32 and bfloat16; see :func:`model_inputs`."""
+def bench(model: Any, batch: int, length: int, progress: Progress = quiet, base: Any = None) -> list[Timing]:
+    """A quantized model against its own dequantized weights in float32 and bfloat16; see :func:`model_inputs`.
+
+    Args:
+        base: another quantized model of the same class, timed as the arm BASE.
+
+    Raises:
+        ConfigError: ``base`` is of another class.
+    """
+    if base is not None and type(base) is not type(model):
+        raise ConfigError(f"the base is a {type(base).__name__}, not a {type(model).__name__}", where="--compare",
+                          remedy="give a quantized directory of the same model.")
+    quantized = {OURS: model} if base is None else {OURS: model, BASE: base}
+    steps = progress([*FLOAT_ARMS, *quantized], "compiling")
     inputs = model_inputs(model, batch, length)
-    steps = progress([*FLOAT_ARMS, OURS], "compiling")
-    arms = [Arm(name, model, inputs, "torchqx") if name == OURS else
-            Arm(name, *_cast(dequantized(model), inputs, FLOAT_ARMS[name]), "inductor") for name in steps]
+    arms = [Arm(name, quantized[name], model_inputs(quantized[name], batch, length), "torchqx") if name in quantized
+            else Arm(name, *_cast(dequantized(model), inputs, FLOAT_ARMS[name]), "inductor") for name in steps]
     return timed(arms, progress)
 
 

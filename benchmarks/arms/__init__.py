@@ -6,10 +6,9 @@ Inductor passes, and no arm should be timed with another's passes in place.
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
-
-from benchmarks.workloads import Job
 
 ARMS = {
     "fp32": "benchmarks.arms.floating:fp32",
@@ -28,7 +27,7 @@ ARMS = {
 }
 
 
-def build(arm: str, job: Job) -> Callable[[], Tensor]:
-    """Quantize and compile ``job`` as ``arm`` does. The function returned compiles on its first call."""
-    module, _, function = ARMS[arm].partition(":")
+def build(target: str, job: Any) -> Callable[[], Tensor]:
+    """Quantize and compile ``job`` as ``target``, "module:function", does. The call that it gives compiles at first."""
+    module, _, function = target.partition(":")
     return getattr(importlib.import_module(module), function)(job)

@@ -14,7 +14,7 @@ from torchao.quantization import (
 )
 
 from benchmarks.arms.floating import frozen
-from benchmarks.workloads import Job
+from benchmarks.jobs import Job
 
 
 def dynamic_fp32(job: Job) -> Callable[[], Tensor]:

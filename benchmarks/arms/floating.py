@@ -6,7 +6,7 @@ import torch
 import torch._inductor.config as inductor_config
 from torch import Tensor, nn
 
-from benchmarks.workloads import Job
+from benchmarks.jobs import Job
 
 
 def frozen(module: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:

@@ -9,7 +9,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor
 
-from benchmarks.workloads import Job
+from benchmarks.jobs import Job
 
 
 def int8_dynamic(job: Job) -> Callable[[], Tensor]:

@@ -7,7 +7,7 @@ import openvino as ov
 import torch
 from torch import Tensor
 
-from benchmarks.workloads import Job
+from benchmarks.jobs import Job
 
 
 def int8(job: Job) -> Callable[[], Tensor]:

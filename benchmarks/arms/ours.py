@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import torchqx
-from benchmarks.workloads import Job
+from benchmarks.jobs import Job
 
 
 def fp32(job: Job) -> Callable[[], Tensor]:

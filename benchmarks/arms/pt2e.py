@@ -12,7 +12,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 )
 
 from benchmarks.arms.floating import frozen
-from benchmarks.workloads import Job
+from benchmarks.jobs import Job
 
 
 def fp32(job: Job) -> Callable[[], Tensor]:

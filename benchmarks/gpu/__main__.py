@@ -19,12 +19,24 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.gpu import blocks, case, check, limits, linear, norm, verify_layers, verify_linear, verify_rows
+from benchmarks.gpu import (
+    blocks,
+    case,
+    check,
+    limits,
+    linear,
+    norm,
+    scan,
+    verify_layers,
+    verify_linear,
+    verify_rows,
+    verify_scan,
+)
 from benchmarks.gpu.place import Place
 from benchmarks.records import RECORDS, Sheet, report_sheets
 
 VERIFY = "verify"
-MEASURED = {"blocks": blocks.cases, "norm": norm.cases, "linear": linear.cases}
+MEASURED = {"blocks": blocks.cases, "norm": norm.cases, "scan": scan.cases, "linear": linear.cases}
 NO_DEVICE = ("torch {version} (CUDA {cuda}) finds no CUDA device. Run this where there is one, with a torch built for "
              "it, or rehearse it with --device cpu --quick.")
 
@@ -42,6 +54,7 @@ class Part(StrEnum):
     VERIFY = VERIFY
     LINEAR = "linear"
     NORM = "norm"
+    SCAN = "scan"
     BLOCKS = "blocks"
 
 
@@ -90,7 +103,7 @@ def _device(device: Device) -> torch.device:
 def _verify(place: Place, console: Console) -> list[check.Verdict]:
     verdicts = []
     started = time.monotonic()
-    for part in (verify_linear, verify_rows, verify_layers):
+    for part in (verify_linear, verify_rows, verify_scan, verify_layers):
         for c in part.checks(place):
             verdicts.append(check.judge(c))
             _say(console, started, c.name, "" if verdicts[-1].passed else verdicts[-1].row()[-1])

@@ -53,7 +53,7 @@ def test_everything_is_verified(tmp_path: Path) -> None:
     assert all(v["passed"] for v in record["verified"])
     names = "; ".join(v["name"] for v in record["verified"])
     for word in ("int8_matmul", "gelu_tanh", "requantize", "experts", "groups", "layer norm", "RMSNorm", "hadamard",
-                 "transposed", "encoder layer", "decoder layer"):
+                 "transposed", "selective scan", "chunk scan", "scan step", "encoder layer", "decoder layer"):
         assert word in names
     assert "results" not in record
 
@@ -70,6 +70,16 @@ def test_everything_is_measured(tmp_path: Path) -> None:
     assert by_name["layer norm, quantize"]["bytes"] == 3 * 5 * 64
     assert not record["not_measured"]
     assert "of limit" in output
+
+
+def test_scans_are_measured(tmp_path: Path) -> None:
+    status, output, record = rehearse(tmp_path, "--only", "scan")
+    assert status == 0, output
+    by_name = {r["what"]: r for r in record["results"]}
+    assert by_name.keys() == {"selective scan", "chunk scan", "scan step"}
+    assert all(r["round_us"].keys() == {OURS, "bf16"} for r in by_name.values())
+    rows, state = 2 * 3 * 5, 2 * 3 * 5 * 16
+    assert by_name["scan step"]["bytes"] == 2 * rows + 2 * 3 + 3 + 2 * 2 * 16 + 2 * 4 * state
 
 
 def test_a_wrong_kernel_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

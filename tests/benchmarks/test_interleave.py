@@ -5,9 +5,11 @@ import pytest
 
 from benchmarks import records
 from benchmarks.arms import ARMS
+from benchmarks.crew import DIED, Worker, crew
 from benchmarks.interleave import Timing, interleave
-from benchmarks.worker import Built
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.worker import Arm, Built, Failed
+from benchmarks.workloads import Encoder, Workload
+from tests.benchmarks.fake import Pause
 
 
 def timing(arm: str, rounds: list[list[float]], output: list[float]) -> Timing:
@@ -28,26 +30,31 @@ def test_error_is_relative_to_the_reference():
     assert exact.relative_error(exact) == 0
 
 
-def test_an_arm_that_cannot_be_built_is_reported_and_the_others_go_on(monkeypatch):
+def test_one_worker_runs_workload_after_workload_and_an_arm_that_cannot_be_built_is_reported():
     said: list[str] = []
-    timings, failed = interleave(
-        WORKLOADS["minilm-1x128"], ["no-such-arm"], threads=1, rounds=1, turn_seconds=0.0, cold=True, say=said.append
-    )
-    assert timings == []
-    assert "KeyError" in failed["no-such-arm"].reason
-    assert "no-such-arm failed" in said[0]
+    arms = [Arm("waits", "tests.benchmarks.fake:waits"), Arm("broken", "tests.benchmarks.fake:broken")]
+    with crew(arms, threads=1) as workers:
+        for milliseconds in (2.0, 5.0):
+            timings, failed = interleave(Pause(milliseconds=milliseconds), workers, rounds=2, turn_seconds=0.0,
+                                         say=said.append, build_together=True)
+            (only,) = timings
+            assert only.built.output.tolist() == [1.0, milliseconds]
+            assert [len(turn) for turn in only.rounds] == [3, 3]
+            assert 1e-3 * milliseconds <= only.median() < 1
+            assert 50 < only.run_peak_mib < 20_000
+            assert failed["broken"].reason == f"RuntimeError: no kernel for {milliseconds}"
+    assert sum("broken failed" in line for line in said) == 2
+    assert not any(worker._process.is_alive() for worker in workers)
 
 
-def test_fp32_runs_in_a_worker_and_reports_time_and_memory():
-    timings, failed = interleave(
-        Workload("minilm", 1, 9), ["fp32"], threads=1, rounds=2, turn_seconds=0.0, cold=False, say=lambda _: None
-    )
-    assert failed == {}
-    (only,) = timings
-    assert only.built.output.shape == (1, 9, 384)
-    assert [len(turn) for turn in only.rounds] == [3, 3]
-    assert 0 < only.median() < 10
-    assert 50 < only.run_peak_mib < 20_000
+def test_a_worker_that_died_is_reported_and_replaced():
+    worker = Worker(Arm("broken", "tests.benchmarks.fake:broken"), threads=1)
+    worker.order(Pause())
+    worker._process.kill()
+    assert worker.built() == DIED
+    worker.order(Pause())
+    assert isinstance(worker.built(), Failed)
+    worker.close()
 
 
 def test_workload_batches_all_differ():
@@ -55,6 +62,14 @@ def test_workload_batches_all_differ():
     rows = [row for batch in [*job.calibration, job.inputs] for row in batch["input_ids"]]
     assert {len(row) for row in rows} == {17}
     assert len({tuple(row.tolist()) for row in rows}) == len(rows)
+
+
+def test_an_encoder_has_the_size_asked_for():
+    workload = Encoder(width=48, layers=3, batch=2, tokens=5)
+    job = workload.load()
+    assert workload.name == "bert-48w-3l-2x5"
+    assert job.module(**job.inputs).shape == (2, 5, 48)
+    assert len(job.module.model.encoder.layer) == 3
 
 
 def test_every_arm_names_a_module_and_a_function():

@@ -97,16 +97,19 @@ def test_explain_of_the_saved_model_is_the_report_that_was_saved(quantized: Path
     assert table.count("quantized") >= 8
 
 
-def test_bench_shows_three_arms(quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_shows_three_arms_and_the_base(quantized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli_bench, "ROUNDS", 1)
     monkeypatch.setattr(cli_bench, "TURN_SECONDS", 0.0)
     before = torch.get_num_threads()
-    result = run("bench", quantized, "--batch", 2, "--length", 9, "--threads", 1, "--json")
+    result = run("bench", quantized, "--batch", 2, "--length", 9, "--threads", 1, "--json",
+                 "--compare", quantized, "--output", tmp_path / "record.json")
     assert result.exit_code == 0, result.output
     shown = json.loads(result.stdout)
     assert (shown["batch"], shown["length"], shown["threads"]) == (2, 9, 1)
-    single, half, ours = shown["arms"]
-    assert ours["arm"] == "torchqx"
+    single, half, ours, base = shown["arms"]
+    assert (ours["arm"], base["arm"]) == ("torchqx", "base")
+    assert shown["compared"]["speeds"]["base"]["ratio"] > 0
+    assert json.loads((tmp_path / "record.json").read_text())["arms"] == shown["arms"]
     assert half["weight_bytes"] < 0.6 * single["weight_bytes"]
     assert ours["weight_bytes"] < 0.7 * single["weight_bytes"]
     assert all(arm["seconds"] < arm["compile_seconds"] for arm in shown["arms"])
