@@ -23,10 +23,11 @@ from transformers.models.mamba.modeling_mamba import (
 from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan, mamba2_selective_state_update
 
 import torchqx
+from benchmarks.mamba_work import SCAN_OPERATIONS
 
 CHANNELS, STATES, STEPS, TAPS = 1536, 16, 512, 4
 HEADS, WIDTH, STATES2 = 24, 64, 128
-SCAN_OPERATIONS, CHUNK_OPERATIONS = 7, 2
+CHUNK_OPERATIONS = 2
 Arms = dict[str, Callable[[], object]]
 
 

@@ -79,7 +79,7 @@ def folder() -> Path:
     """The package's data. Raises ModelMissingError."""
     package = find_spec("typeseg")
     if package is None:
-        raise ModelMissingError("TypeSeg's weights are in a package: pip install --no-deps typeseg==0.2.7")
+        raise ModelMissingError("typeseg")
     return Path(package.submodule_search_locations[0]) / "data"
 
 

@@ -12,7 +12,8 @@ A' and D' are the float values that the parameters' int8 codes stand for; they, 
 and the scales are inputs, made from the model's own tensors. Codes are uint8 with zero point 128.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,23 +22,34 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.constants import expression
 from torchqx.fx_passes.derived import Derived
+from torchqx.fx_passes.lower import CODE_SCALES
 from torchqx.fx_passes.sites import ScanSite
 from torchqx.fx_passes.sites.scans import CONSTANTS, CONV, CONV_UPDATE, TENSORS, named_arguments
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
+from torchqx.inductor_kernels.state_space.codes import LARGEST_CODE, ZERO_POINT
 from torchqx.plan import SiteRecord, records_from_json
-from torchqx.quantizers import SMALLEST_SCALE
+from torchqx.quantizers import AffineQuantizer
 from torchqx.scan_constants import coded_constant
-from torchqx.scan_recipe import LARGEST_CODE, ZERO_POINT
+from torchqx.scan_recipe import CODE
 from torchqx.storage import QuantizedWeight
+
+SCAN_CODES = AffineQuantizer(symmetric=True)
 
 
 @dataclass(frozen=True)
 class ScanStructure:
-    """What the code of a quantized site depends on: role and number of scales, of every quantized tensor."""
+    """What the code of a quantized site depends on.
+
+    Attributes:
+        tensors: role and number of scales, of every quantized tensor.
+        x_shared: whether the matmul that reads the scan's x quantizes it alike.
+    """
 
     tensors: tuple[tuple[str, int], ...]
+    x_shared: bool = False
 
 
 def carried_record(weight: QuantizedWeight, key: str) -> SiteRecord | None:
@@ -57,15 +69,30 @@ def _same_place(a: str, b: str) -> bool:
     return long == short or long.endswith(short if short.startswith(":") else f".{short}")
 
 
-def structure_of(site: ScanSite, weight: QuantizedWeight | None) -> ScanStructure | None:
-    """The structure that ``weight``'s plan gives the site; None where it stays float.
+def structure_of(site: ScanSite, found: Mapping[Node, QuantizedWeight | None]) -> ScanStructure | None:
+    """The structure that its carrier's plan gives the site; None where it stays float.
 
     A tensor without a scale stays float in a quantized site: some models gate inside the scan only while decoding.
+
+    Args:
+        found: a matmul's node -> its quantized weight, if it has one.
     """
+    weight = None if site.carrier is None else found[site.carrier.node]
     record = None if weight is None else carried_record(weight, site.key)
     if record is None:
         return None
-    return ScanStructure(tuple((role, len(record.scales[role])) for role in site.tensors if role in record.scales))
+    reader = site.x_readers[0].ops[0] if len(site.x_readers) == 1 and len(site.x_readers[0].ops) == 1 else None
+    shared = reader is not None and _quantizes_by(found[reader.node], record.scales.get("x", []))
+    return ScanStructure(tuple((role, len(record.scales[role])) for role in site.tensors if role in record.scales),
+                         shared)
+
+
+def _quantizes_by(weight: QuantizedWeight | None, scales: list[float]) -> bool:
+    """Whether the matmul's activation is quantized by the one scale of ``scales``, around the scan's zero point."""
+    if weight is None or weight.device.type != "cpu" or weight.activation_spec != SCAN_CODES or len(scales) != 1:
+        return False  # GPUs multiply other codes
+    moved = (weight.smooth, weight.shift, weight.norm, weight.hadamard)
+    return all(part is None for part in moved) and math.isclose(float(weight.act_scale), scales[0], rel_tol=1e-6)
 
 
 class _Read:
@@ -83,6 +110,7 @@ class ScanRewrite:
 
     def __init__(self, target: Any, gm: GraphModule, site: ScanSite, structure: ScanStructure) -> None:
         self.target, self.gm, self.site, self.groups = target, gm, site, dict(structure.tensors)
+        self.x_shared = structure.x_shared
 
     def run(self) -> None:
         old = self.target.copies[self.site.node]
@@ -122,10 +150,16 @@ class ScanRewrite:
         return y
 
     def _codes(self, role: str, x: Node) -> Node:
-        multiplier = self._read(f"{role}_multiplier", lambda w, _: self._spread(role, 1 / self._scales(w, role)))
-        zero = self._read("zero", lambda *_: torch.tensor([float(ZERO_POINT)]))
-        return self.target.graph.call_function(
+        if role == "x" and self.x_shared:
+            weights = (self.site.x_readers[0].ops[0].weight,)
+            multiplier, zero = (self.target.derived(Derived(build, weights)) for build in (d.multiplier, d.addend))
+        else:
+            multiplier = self._read(f"{role}_multiplier", lambda w, _: self._spread(role, 1 / self._scales(w, role)))
+            zero = self._read("zero", lambda *_: torch.tensor([float(ZERO_POINT)]))
+        codes = self.target.graph.call_function(
             quantize_static, (x, multiplier, zero, ZERO_POINT - LARGEST_CODE, ZERO_POINT + LARGEST_CODE))
+        codes.meta[CODE_SCALES] = (self.groups[role], 1) if self.groups[role] > 1 else (1,)
+        return codes
 
     def _scale(self, role: str) -> Node:
         return self._read(f"{role}_scale", lambda w, _: self._scales(w, role))
@@ -149,12 +183,11 @@ class ScanRewrite:
         return expression(self.gm, self.site.constants[role])[1](*(p.detach() for p in parameters))
 
     def _weight_scale(self, weight: QuantizedWeight, others: list[Tensor]) -> Tensor:
-        peak = self._value("weight", others).float().abs().amax()
-        return (peak / LARGEST_CODE).clamp(min=SMALLEST_SCALE).reshape(1)
+        return CODE.parameters(*CODE.range_of(self._value("weight", others)))[0].reshape(1)
 
     def _weight_codes(self, weight: QuantizedWeight, others: list[Tensor]) -> Tensor:
-        scale = self._weight_scale(weight, others)
-        return torch.round(self._value("weight", others).float() / scale).to(torch.int8).contiguous()
+        value = self._value("weight", others).float()
+        return CODE.quantize(value, *CODE.parameters(*CODE.range_of(value))).contiguous()
 
 
 def shift_in_(state: Tensor, x: Tensor) -> Tensor:

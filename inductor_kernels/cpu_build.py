@@ -1,8 +1,11 @@
 """C++ operators compiled by Inductor's own code cache: no build step, one compilation per machine and source."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch._inductor.codecache import CppCodeCache
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
@@ -43,3 +46,20 @@ def load_operators(sources: tuple[Path, ...], flags: tuple[str, ...] = ()) -> No
         raise UnsupportedError(f"the C++ compiler failed: {error}", where=sources[-1].name,
                                remedy="install a C++20 compiler (g++ 11 or later), or compile with "
                                       "options={'lowering': 'eager'}.") from error
+
+
+def build_at_first_call(library: torch.library.Library, name: str, supported: Callable[..., bool],
+                        load: Callable[[], None], formula: Callable[..., Any]) -> Callable[..., Any]:
+    """Register what ``torchqx::name`` does where no compiled kernel is registered, and return it: ``load`` builds the
+    kernel where the call's arguments are ``supported`` (a graph from Inductor's cache may be the first to call it);
+    elsewhere ``formula`` computes.
+    """
+
+    def first_call(*args: Any) -> Any:
+        if not supported(*args):
+            return formula(*args)
+        load()
+        return getattr(torch.ops.torchqx, name).default(*args)
+
+    library.impl(name, first_call, "CompositeExplicitAutograd")
+    return first_call

@@ -11,7 +11,28 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from torchqx import lowering_choice
+from torchqx.cost_model import Rates
+
 pytest_plugins = ["tests.real_models"]
+
+# As if integers took next to no time: what a test compiles does not depend on the machine's rates.
+FREE_INTEGERS = Rates(
+    rows=(1,),
+    matmul={"packed": (0.0,), "integer": (0.0,), "group": (0.0,), "float32": (1.0,), "bfloat16": (1.0,),
+            "float32 weight only": (1.0,), "bfloat16 weight only": (1.0,)},
+    call=dict.fromkeys(("packed", "integer", "group"), 1e-6)
+    | dict.fromkeys(("float32", "bfloat16", "float32 weight only", "bfloat16 weight only"), 1.0),
+    byte=0.0,
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def integers_pay() -> Iterator[None]:
+    """The cost model measures nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lowering_choice, "machine_rates", lambda: FREE_INTEGERS)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from torchqx import handlers as _handlers  # noqa: F401  registers the recipes with torchao
 from torchqx import registries as _registries  # noqa: F401  lets torch, torchao and transformers rebuild storage tensors
-from torchqx import state_space_hosts as _state_space_hosts  # noqa: F401  puts operators into Dynamo's graphs
 from torchqx import storage_ops as _storage_ops  # noqa: F401  registers what storage tensors do in eager mode
 from torchqx.backend import torchqx_backend
 from torchqx.baselines import MinMaxConfig, SmoothQuantScalingConfig

@@ -104,7 +104,8 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
         if value.device.type not in DEVICES:
             raise UnsupportedError(f"device {value.device}", where=node.name,
                                    remedy=f"torchqx lowers to {' and '.join(DEVICES)}.")
-    constants = [n.target for n in gm.graph.nodes if n.op == "get_attr" and isinstance(getattr(gm, n.target), Parameter)]
+    attributes = [n.target for n in gm.graph.nodes if n.op == "get_attr"]
+    constants = [name for name in attributes if isinstance(getattr(gm, name), Parameter)]
     if constants:
         raise UnsupportedError("Inductor's freezing made parameters constants of the graph", where=constants[0],
                                remedy="set torch._inductor.config.freezing = False: torchqx packs weights itself.")

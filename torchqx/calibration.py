@@ -16,7 +16,7 @@ from torchqx.recipe import AffineRecipe
 from torchqx.scan_sites import watch_scans
 from torchqx.session import Call
 from torchqx.site_state import SiteState
-from torchqx.solve import FLOAT_TO_INT8_TIME
+from torchqx.solve import FLOAT_DTYPES
 from torchqx.storage import QuantizedWeight
 
 
@@ -36,7 +36,7 @@ def skip_reason(site: LinearSite, weights: list[Tensor], sites: GraphSites, reci
             return f"its weight is also read by {', '.join(other)}"
         if any((matmuls[n].form, matmuls[n].layout) != (op.form, op.layout) for n in readers):
             return "its weight is also multiplied in another layout"
-        if weight.dtype not in FLOAT_TO_INT8_TIME:
+        if weight.dtype not in FLOAT_DTYPES:
             return f"weights of {weight.dtype} are not supported"
     return ""
 
@@ -115,7 +115,7 @@ class Calibration:
         for site in self.sites.linears:
             weights = [self.runner.weight(op, args) for op in site.ops]
             names = [self.runner.names[op.weight] for op in site.ops]
-            skip = skip_reason(site, weights, self.sites, self.session.recipe)
+            skip = skip_reason(site, weights, self.sites, self.session.recipe.for_linears(site.state_space))
             found[site] = self.session.state_of(site, weights, names, skip)
         return found
 
@@ -137,9 +137,11 @@ class Calibration:
         with torch.inference_mode(False), torch.no_grad():
             states = self.states(args)
             if states and (fold := self.session.recipe.fold) != "none":
-                plan_states(self.runner.gm, self.sites, states, self.runner.parameters(args), heads=fold == "all")
+                found = plan_states(self.runner.gm, self.sites, states, self.runner.parameters(args),
+                                    self.runner.names, heads=fold == "all")
+                self.runner.tell(args, found)
             watch = Watch(states, self.regions, self.padding(args), self.session.remember(self.runner, args))
-        before = watch_scans(self.sites, states, self.session.recipe)
+        before = watch_scans(self.sites, states, self.session.recipe, watch.padding)
         interpreter = ObservingInterpreter(self.runner.gm, watch.activations(), watch.kept(), before)
         with torch.no_grad():
             outputs = interpreter.run(*args)

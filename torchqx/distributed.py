@@ -40,4 +40,5 @@ def solve_together(session: Session, states: list[SiteState]) -> None:
         state.parameters, state.record = parameters, record
         for scan, found in zip(state.scans.values(), scans, strict=True):
             scan.record = found
+            scan.release()
         state.release()

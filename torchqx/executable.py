@@ -17,6 +17,7 @@ from torch.fx import Node
 from torchqx.errors import TorchqxWarning
 from torchqx.fx_passes.derived import Derived
 from torchqx.fx_passes.quantize import QuantizedGraph
+from torchqx.warm_start import cacheable_functions, show_values
 
 
 class TracedInputs:
@@ -76,7 +77,9 @@ class Executable:
         with compile_lock, torch.inference_mode(False), torch.no_grad(), tracing(TracingContext(self.traced.mode)):
             fakes = [self.traced.mode.from_tensor(next(values), static_shapes=True) if isinstance(item, Derived)
                      else self.traced.fake[item] for item in self.graph.inputs]
-            compiled = compile_fx(self.graph.module, fakes, config_patches=self.options)
+            show_values(self.graph.module, fakes, self.traced.mode)
+            cacheable = {"unsafe_marked_cacheable_functions": cacheable_functions(self.graph.module)}
+            compiled = compile_fx(self.graph.module, fakes, config_patches=cacheable | self.options)
         if environment is not None and len(environment.guards) > self.traced.guarded and self.traced.symbols:
             # Dynamo has made its guards already, so sizes that this lowering, or one before it, came to rely on are
             # checked here.

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -11,12 +11,13 @@ from torch.nn import Module
 
 from torchqx.errors import NotPreparedError
 from torchqx.full_names import linear_records, other_records, prefix, renamed, scan_records
+from torchqx.lowering_choice import reported
 from torchqx.plan import SiteRecord, records_from_json
 from torchqx.session import SESSIONS
 from torchqx.storage import QuantizedWeight
 from torchqx.workflow import RECORDS, SESSION, unwrap
 
-ORDER = ("linear", "scan", "conv", "attention", "norm", "residual")
+ORDER = ("linear", "embedding", "rotation", "scan", "conv", "attention", "norm", "residual")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Report:
             transform = f"{'+'.join(s.transforms)} ({s.placement})" if s.transforms else ""
             error = "" if s.error is None else f"{s.error:.2%}"
             table.add_row(s.key, s.status, transform, s.activation, s.weight, _outliers(s), error, memory,
-                          "" if s.expected_gain is None else f"{s.expected_gain:.1f}x", s.reason)
+                          "" if s.expected_gain is None else f"{s.expected_gain:.1f}x", _reason(s))
         yield table
 
     def __str__(self) -> str:
@@ -77,6 +78,11 @@ class Report:
 def _outliers(site: SiteRecord) -> str:
     ratios = [r for r in (site.outlier_ratio_before, site.outlier_ratio_after) if r is not None]
     return " → ".join(f"{r:.1f}" for r in ratios)
+
+
+def _reason(site: SiteRecord) -> str:
+    choices = [f"M={rows}: {choice}" for rows, choice in site.choices.items()]
+    return "; ".join([site.reason, *choices] if site.reason else choices)
 
 
 def explain(model: Module) -> Report:
@@ -94,16 +100,27 @@ def explain(model: Module) -> Report:
         for record in [*linear.values(), *scans, *other_records(session, model)]:
             if record.key not in records:
                 records[record.key] = record
+    unfolded = {weight for r in records.values() if r.kind == "rotation" for weight in r.weights}
+    for key, record in records.items():
+        if record.placement == "folded" and not unfolded.isdisjoint(record.weights):
+            records[key] = replace(record, placement="online")
     if not records:
         raise NotPreparedError("nothing is known of the model yet", where=type(model).__name__,
                                remedy="quantize it, or compile it with backend='torchqx' and call it once.")
-    places = {n: i for i, (n, _) in enumerate(model.named_parameters(remove_duplicate=False))}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    places = {n: i for i, n in enumerate(parameters)}
+
+    def chosen(record: SiteRecord) -> SiteRecord:
+        if record.kind != "linear":
+            return record
+        gain, choices = reported(parameters.get(w) for w in record.weights)
+        return replace(record, expected_gain=gain, choices=choices)
 
     def place(record: SiteRecord) -> tuple[int, int]:
         kind = ORDER.index(record.kind) if record.kind in ORDER else len(ORDER)
         return kind, min((places.get(w, len(places)) for w in record.weights), default=0)
 
-    ordered = sorted(records.values(), key=place)
+    ordered = sorted(map(chosen, records.values()), key=place)
     return Report(type(model).__name__, ordered)
 
 

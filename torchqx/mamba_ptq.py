@@ -9,18 +9,19 @@ from torch import Tensor
 from torchqx.errors import ConfigError
 from torchqx.observers.solvers import MinMaxSolver, SmoothQuantSolver, Solver
 from torchqx.quantizers import Granularity
-from torchqx.recipe import AffineRecipe
 from torchqx.scan_recipe import ScanQuantization
+from torchqx.state_space_recipe import StateSpaceRecipe
 
 DEVIATIONS = 6.0
 
 
 @dataclass
-class MambaPTQConfig(AffineRecipe):
+class MambaPTQConfig(StateSpaceRecipe):
     """Symmetric round-to-nearest of projections, and of the scan's tensors where asked for.
 
     | baseline of the paper | fields |
     |---|---|
+    | weight-only, 8 and 4 bits | activation="none", weight_bits=8 or 4, weight_granularity="channel" |
     | W8A8, static activations | scan=True |
     | W8A8, dynamic activations | activation="token" (one range per token), scan=False |
     | projections only | scan=False |
@@ -35,7 +36,7 @@ class MambaPTQConfig(AffineRecipe):
     """
 
     weight_granularity: Granularity = "tensor"
-    activation: Literal["auto", "static", "token", "group"] = "static"
+    activation: Literal["auto", "static", "token", "group", "none"] = "static"
     activation_symmetric: bool = True
     scan: bool = False
     smooth: float | None = None
@@ -44,6 +45,9 @@ class MambaPTQConfig(AffineRecipe):
         super().__post_init__()
         if self.smooth is not None and not (isinstance(self.smooth, float) and 0 < self.smooth < 1):
             raise ConfigError(f"{self.smooth!r} is no share", where="smooth", remedy="give one in (0, 1), or None.")
+        if self.scan and self.activation == "none":
+            raise ConfigError("weight-only quantization leaves the scan's tensors in float", where="scan",
+                              remedy="leave it False, or quantize activations.")
 
     def solver(self) -> Solver:
         return MinMaxSolver() if self.smooth is None else SmoothQuantSolver(alpha=self.smooth)

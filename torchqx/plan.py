@@ -15,7 +15,7 @@ class SiteRecord:
 
     Attributes:
         key: site key: module path, kind, ordinal.
-        kind: linear, attention, norm, residual, conv, ...
+        kind: linear, embedding, attention, norm, residual, conv, ..., or rotation: of a graph where none could fold.
         status: quantized; float (over the error budget); skipped (not asked for, or not possible); calibrating.
         reason: why it is not quantized, or why it stepped to a wider quantizer; empty when there is nothing to say.
         operations: keys of the weighted matmuls in the site.
@@ -32,7 +32,9 @@ class SiteRecord:
         scales: of a state-space site's tensors by their role, one or one per group of channels; clipped: the share of
             each tensor's calibration values that lies outside its range (``errors``: its own relative error).
         bytes_before, bytes_after: weight memory.
-        macs: multiply-adds per token (experts: per routed row); expected_gain: estimated time ratio float / int8.
+        macs: multiply-adds per token (experts: per routed row).
+        expected_gain: by the cost model, the float matmul's time over the integers', at the most rows compiled for.
+        choices: number of rows -> what the cost model chose for the graph compiled for them.
     """
 
     key: str
@@ -54,6 +56,7 @@ class SiteRecord:
     bytes_after: int = 0
     macs: int = 0
     expected_gain: float | None = None
+    choices: dict[str, str] = field(default_factory=dict)
     scales: dict[str, list[float]] = field(default_factory=dict)
     clipped: dict[str, float] = field(default_factory=dict)
     outlier_ratio_before: float | None = None

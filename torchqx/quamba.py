@@ -4,18 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchqx.errors import ConfigError
-from torchqx.hadamard import SMALLEST_BLOCK
 from torchqx.observers.solvers import MinMaxSolver, SmoothQuantSolver, Solver
 from torchqx.quantizers import Granularity
-from torchqx.recipe import AffineRecipe
-from torchqx.rotations import Hadamard, choose
+from torchqx.rotations import SMALLEST_BLOCK, Hadamard, choose
 from torchqx.scan_recipe import ScanQuantization
+from torchqx.state_space_recipe import StateSpaceRecipe
 
 SEARCHED = (None, 0.99999, 0.9999, 0.9995, 0.999, 0.995, 0.99)
 
 
 @dataclass
-class QuambaConfig(AffineRecipe):
+class QuambaConfig(StateSpaceRecipe):
     """Every tensor that a selective scan reads in static symmetric int8, its input by a percentile, its result rotated.
 
         h -Q-> in_proj -> x, z      x -Q-> conv, SiLU -> u      u -Qp-> x_proj, scan      dt, B, C, z -Q-> scan
@@ -43,7 +42,7 @@ class QuambaConfig(AffineRecipe):
     """
 
     weight_granularity: Granularity = "tensor"
-    activation: Literal["auto", "static", "token", "group"] = "static"
+    activation: Literal["auto", "static", "token", "group", "none"] = "static"
     activation_symmetric: bool = True
     alpha: float | str | None = "search"
     hadamard: bool = True

@@ -58,7 +58,8 @@ def quantize_weight(parameter: Tensor, layout: WeightLayout, site: str, paramete
     spec = parameters.weight
     scale, zero_point = spec.parameters(*spec.range_of(transformed))
     qdata = spec.quantize(transformed, scale, zero_point).contiguous()
-    if qdata.device.type == "cpu" and qdata.dim() == 2 and spec.symmetric and spec.group_size is None:
+    integer = parameters.activation.granularity != "none"  # the packed order is the integer kernel's
+    if integer and qdata.device.type == "cpu" and qdata.dim() == 2 and spec.symmetric and spec.group_size is None:
         qdata = pack_int8_weight(qdata)
     per_row = scale.reshape(1) if spec.granularity == "tensor" else scale.squeeze(-1)
     static = None

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from torchqx.errors import ConfigError
 
-Granularity = Literal["tensor", "channel", "token", "group"]
-GRANULARITIES = ("tensor", "channel", "token", "group")
+Granularity = Literal["tensor", "channel", "token", "group", "none"]
+GRANULARITIES = ("tensor", "channel", "token", "group", "none")
 SMALLEST_SCALE = 1e-12
 
 
@@ -25,7 +25,8 @@ class AffineQuantizer:
         symmetric: the range is ``[-t, t]`` and the zero point its middle; else ``[lo, hi]`` with 0 inside.
         granularity: what shares one scale: the whole ``tensor``; one ``channel`` (a weight's row, [N, K] -> N
             scales); one ``token`` (an activation's row, [..., K] -> [...] scales); or ``group`` consecutive
-            elements of a row (-> [..., K / group_size] scales).
+            elements of a row (-> [..., K / group_size] scales). ``none``: values stay as they are, as the activations
+            of weight-only quantization do.
         group_size: elements of a group, for granularity ``group``.
         dynamic: the range is measured at run time instead of at calibration.
         signed: storage is int8 around 0 (weights), else uint8 from 0 (activations: the CPU's fast u8·s8 matmuls).
@@ -52,6 +53,8 @@ class AffineQuantizer:
         if (self.granularity == "group") != (self.group_size is not None):
             raise ConfigError("group_size goes with granularity 'group', and only with it", where="group_size",
                               remedy="give both or neither.")
+        if self.granularity == "none" and not self.dynamic:
+            raise ConfigError("what is not quantized has no static range", where="dynamic", remedy="give dynamic=True.")
         if self.group_size is not None and self.group_size < 1:
             raise ConfigError(f"group of {self.group_size}", where="group_size", remedy="give a positive size.")
         if not isinstance(self.clip_ratio, int | float) or not 0 < self.clip_ratio <= 1:
@@ -109,6 +112,8 @@ class AffineQuantizer:
 
     def fake_quantize(self, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
         """``dequantize(quantize(x))`` with the given range, or with the range of ``x`` itself."""
+        if self.granularity == "none":
+            return x
         if low is None or high is None:
             low, high = self.range_of(x)
         scale, zero_point = self.parameters(low, high)

@@ -16,7 +16,7 @@ from torchqx.scan_recipe import ScanQuantization
 
 CHOICES: dict[str, tuple] = {
     "step": (None, "prepare", "convert"),
-    "activation": ("auto", "static", "token", "group"),
+    "activation": ("auto", "static", "token", "group", "none"),
     "statistics": ("minmax", "mean_minmax", "percentile", "mse"),
     "calibration": ("parallel", "sequential"),
     "loss": ("auto", "linear"),
@@ -33,7 +33,8 @@ class AffineRecipe(AOBaseConfig):
         weight_symmetric, activation_symmetric: a range around zero instead of the tight one.
         weight_granularity: "tensor", "channel", or "group" (of ``weight_group_size``).
         activation: "static" per tensor; "token": per token at run time; "group": per ``activation_group_size``
-            elements of a token at run time; "auto": each site the cheapest that its errors allow.
+            elements of a token at run time; "none": float, for weight-only quantization; "auto": each site the
+            cheapest that its errors allow.
         error_budget: with "auto", the relative output error per token up to which a site is static; above it, it
             steps to per-token quantizers where those are better.
         error_limit: with "auto", the error above which a site stays float whatever the quantizer. Both hold at 8 bits
@@ -58,7 +59,7 @@ class AffineRecipe(AOBaseConfig):
     activation_symmetric: bool = False
     weight_granularity: Granularity = "channel"
     weight_group_size: int | None = None
-    activation: Literal["auto", "static", "token", "group"] = "auto"
+    activation: Literal["auto", "static", "token", "group", "none"] = "auto"
     activation_group_size: int | None = None
     error_budget: float = 0.015
     error_limit: float = 0.1
@@ -84,8 +85,9 @@ class AffineRecipe(AOBaseConfig):
         if not 0 < self.error_budget <= self.error_limit:
             raise ConfigError(f"budget {self.error_budget}, limit {self.error_limit}", where="error_budget",
                               remedy="give a positive budget, and a limit that is not below it.")
-        if self.weight_granularity == "token":
-            raise ConfigError("weights have no tokens", where="weight_granularity", remedy="choose 'channel'.")
+        if self.weight_granularity in ("token", "none"):
+            raise ConfigError(f"weights are not quantized per {self.weight_granularity}", where="weight_granularity",
+                              remedy="choose 'channel'.")
         for name in ("include", "exclude"):
             if isinstance(getattr(self, name), str):
                 raise ConfigError("expects a list of patterns", where=name, remedy="put the pattern into a list.")
@@ -109,6 +111,10 @@ class AffineRecipe(AOBaseConfig):
         """
         return None, ""
 
+    def for_linears(self, state_space: bool) -> "AffineRecipe":
+        """The recipe of a model's weighted matmuls: of those in the layers with a scan, or of the others."""
+        return self
+
     def scan_quantization(self) -> ScanQuantization | None:
         """How scans and causal convolutions are quantized; None where they stay in float."""
         return None
@@ -122,7 +128,7 @@ class AffineRecipe(AOBaseConfig):
         def make(granularity: Granularity, dynamic: bool, size: int | None = None) -> AffineQuantizer:
             return AffineQuantizer(self.activation_bits, self.activation_symmetric, granularity, size, dynamic)
 
-        ladder = {"static": [make("tensor", False)], "token": [make("token", True)]}
+        ladder = {"static": [make("tensor", False)], "token": [make("token", True)], "none": [make("none", True)]}
         ladder["auto"] = ladder["static"] + ladder["token"]
         if self.activation == "group":
             return [make("group", True, self.activation_group_size)]

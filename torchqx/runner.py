@@ -17,9 +17,10 @@ from torch.fx import GraphModule, Node
 from torchqx.calibration import Calibration
 from torchqx.errors import TorchqxWarning
 from torchqx.executable import Executable, TracedInputs
-from torchqx.folding import absorbed_norms, fold_quantized
+from torchqx.folding import absorbed_norms, fold_quantized, refusal
 from torchqx.fx_passes.attention_kernel import use_attention_kernel
 from torchqx.fx_passes.derived import Derived
+from torchqx.fx_passes.fuse_codes import fuse_codes
 from torchqx.fx_passes.fuse_epilogue import fuse_epilogues
 from torchqx.fx_passes.fuse_rotations import fuse_rotations
 from torchqx.fx_passes.lower import OpStructure
@@ -30,6 +31,7 @@ from torchqx.fx_passes.sites import GraphSites, LinearOp
 from torchqx.fx_passes.sites.attention import find_attentions
 from torchqx.fx_passes.sites.keys import Paths
 from torchqx.gradients import refuse_gradients
+from torchqx.lowering_choice import Policy, choose_lowerings
 from torchqx.plan import SiteRecord
 from torchqx.sequential import solve_ready
 from torchqx.session import Session
@@ -58,13 +60,15 @@ class GraphRunner:
     Args:
         names: weight placeholder -> the parameter's name in the traced module.
         records: what the report says of the graph's other sites.
+        policy: which quantized matmuls are lowered to integers.
         options: Inductor's, as ``torch.compile`` takes them.
     """
 
     def __init__(self, gm: GraphModule, traced: TracedInputs, sites: GraphSites, names: dict[Node, str],
-                 records: list[SiteRecord], session: Session, lowering: str, options: dict[str, Any]) -> None:
+                 records: list[SiteRecord], session: Session, lowering: str, policy: Policy,
+                 options: dict[str, Any]) -> None:
         self.gm, self.traced, self.sites, self.session = gm, traced, sites, session
-        self.lowering, self.options = lowering, options
+        self.lowering, self.policy, self.options = lowering, policy, options
         self.names, self.records = names, records
         self.calibration = Calibration(self)
         self.position = {n: i for i, n in enumerate(traced.placeholders)}
@@ -86,7 +90,7 @@ class GraphRunner:
         if binding is None or not binding.serves(args):
             with self.session.lock:
                 with torch.inference_mode(False), torch.no_grad():
-                    self._tell_of_other_sites(args)
+                    self.tell(args, self.records)
                     wanted = self.calibration.wanted(args)
                 if wanted:
                     return self._calibrate(args)
@@ -100,11 +104,11 @@ class GraphRunner:
                 solve_ready(self.session, states)
         return outputs
 
-    def _tell_of_other_sites(self, args: Sequence[Any]) -> None:
-        """The graph's records, for the report on whichever model calls. Storage tensors carry theirs with them."""
+    def tell(self, args: Sequence[Any], records: list[SiteRecord]) -> None:
+        """Keep ``records`` for the report on whichever model calls. Storage tensors carry theirs with them."""
         parameters = {name: args[self.position[n]] for n, name in self.names.items()}
         self.session.add_records({name: p for name, p in parameters.items() if not isinstance(p, QuantizedWeight)},
-                                 self.records)
+                                 records)
 
     def weight(self, op: LinearOp, args: Sequence[Any]) -> Tensor:
         return args[self.position[op.weight]]
@@ -127,12 +131,13 @@ class GraphRunner:
         structures = {}
         for site in self.sites.linears:
             structures |= structures_of([(op, found[op.node]) for op in site.ops if found[op.node] is not None])
+        weights = {op.node: self.weight(op, args) for op in self.operations}
+        structures = choose_lowerings(self.sites, structures, weights, self.policy)
         stored = [n for n, i in self.position.items() if isinstance(args[i], QuantizedWeight)]
         absorbed = absorbed_norms(self.sites, found, self.parameters(args))
         by_weight = {op.weight: w for op in self.operations if (w := found[op.node]) is not None}
         by_weight |= {n: args[self.position[n]] for n in stored}
-        scans = {site: s for site in self.sites.scans if site.carrier is not None
-                 and (s := structure_of(site, found[site.carrier.node])) is not None}
+        scans = {site: s for site in self.sites.scans if (s := structure_of(site, found)) is not None}
         kind = (tuple(structures.get(op.node) for op in self.operations), tuple(n.name for n in stored),
                 tuple(scans.get(site) for site in self.sites.scans),
                 tuple((w.name, norm.key) for w, norm in absorbed.items()), self._turns_keys(by_weight.values()))
@@ -141,8 +146,10 @@ class GraphRunner:
             kept = fold_quantized(graph, absorbed, self._inputs(graph, by_weight, args))
             if kept:
                 warnings.warn(f"rotations stay online: {kept}", TorchqxWarning, stacklevel=2)
+                self.tell(args, [refusal(self.operations, self.names.values(), kept)])
             if self._turns_keys(by_weight.values()):
                 rotate_keys(graph.module, find_attentions(graph.module, Paths()))
+            fuse_codes(graph)
             fuse_rotations(graph.module)
             fuse_epilogues(graph.module)
             use_attention_kernel(graph.module)
@@ -175,7 +182,8 @@ class GraphRunner:
         stored = [weights[n] for n in item.weights]
         others = [None if n is None else args[self.position[n]] for n in item.others]
         versions = [None if t is None else version_of(t) for t in (*stored, *others)]
-        made = self.session.derived.setdefault(plain_part(stored[0]), {})
+        first = stored[0] if stored else others[0]
+        made = self.session.derived.setdefault(plain_part(first), {})
         key = (item.build, *(id(plain_part(t)) for t in stored[1:]), *map(id, others))
         if key not in made or made[key][0] != versions:
             with torch.inference_mode(False), torch.no_grad():

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from torchqx.quantizers import SMALLEST_SCALE
-from torchqx.scan_recipe import LARGEST_CODE
+from torchqx.scan_recipe import CODE
 
 
 def coded_constant(role: str, value: Tensor) -> Tensor:
@@ -16,10 +15,5 @@ def coded_constant(role: str, value: Tensor) -> Tensor:
     narrow = value.float()
     for dim, again in enumerate(repeated):
         narrow = narrow.narrow(dim, 0, 1) if again else narrow
-    coded = -_nearest(torch.log(-narrow)).exp() if role == "A" else _nearest(narrow)
+    coded = -CODE.fake_quantize(torch.log(-narrow)).exp() if role == "A" else CODE.fake_quantize(narrow)
     return coded.expand(value.shape) if any(repeated) else coded
-
-
-def _nearest(value: Tensor) -> Tensor:
-    scale = (value.abs().amax() / LARGEST_CODE).clamp(min=SMALLEST_SCALE)
-    return torch.round(value / scale) * scale

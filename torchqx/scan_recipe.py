@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-LARGEST_CODE = 127
-ZERO_POINT = 128  # of the uint8 codes that hold a tensor's int8 values: what the int8 matmuls of the CPU read
+from torchqx.quantizers import AffineQuantizer
+
+CODE = AffineQuantizer(8, symmetric=True, signed=True)
 
 
 @dataclass(frozen=True)

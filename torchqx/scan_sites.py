@@ -1,45 +1,55 @@
 """State-space sites in calibration: who watches which call, and what is solved along with which matmul."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Node
 
-from torchqx.fx_passes.sites import GraphSites, LinearSite
-from torchqx.fx_passes.sites.scans import under_views
+from torchqx.fx_passes.sites import GraphSites, LinearSite, ScanSite
 from torchqx.recipe import AffineRecipe
 from torchqx.scan_state import ScanState
 from torchqx.site_state import SiteState
 
 
 def watch_scans(sites: GraphSites, states: dict[LinearSite, list[SiteState]],
-                recipe: AffineRecipe) -> dict[Node, Callable[[dict[str, Any]], None]]:
+                recipe: AffineRecipe, padding: Tensor | None) -> dict[Node, Callable[[dict[str, Any]], None]]:
     """Operator's node -> what to call with its arguments by name, for the sites that still calibrate.
 
     Args:
         states: one list per linear site of the graph: the state of each of its operations.
+        padding: the call's mask [B, L], nonzero for real steps.
     """
     quantization = recipe.scan_quantization()
     if quantization is None:
         return {}
-    by_operation = {op: state for site, members in states.items() for op, state in zip(site.ops, members, strict=True)}
     watched: dict[Node, Callable[[dict[str, Any]], None]] = {}
-    for site in sites.scans:
-        state = None if site.carrier is None else by_operation.get(site.carrier)
-        if state is None or not state.calibrating or not recipe.selects(site.key):
+    for site, state, index in _carried(sites, states):
+        if not state.calibrating or not recipe.selects(site.key):
             continue
-        index = [operation.key for operation in state.operations].index(site.carrier.key)
         name = state.operations[index].weight_name
         scan = state.scans.setdefault((index, site.key), ScanState(site, name, quantization))
-        watched[site.node] = partial(scan.observe, site)
-        if site.kind == "scan":
-            source = under_views(site.tensors["x"])
-            for linear, members in states.items():
-                if under_views(linear.x) is source:
-                    for member in members:
-                        member.range_from = scan
+        watched[site.node] = partial(scan.observe, site, padding)
+        for member in (member for linear in site.x_readers for member in states[linear]):
+            member.range_from = scan
     return watched
+
+
+def _carried(sites: GraphSites,
+             states: dict[LinearSite, list[SiteState]]) -> Iterator[tuple[ScanSite, SiteState, int]]:
+    """Every scan or convolution with the state of its carrier, and the carrier's place among the state's operations."""
+    by_operation = {op: state for site, members in states.items() for op, state in zip(site.ops, members, strict=True)}
+    for site in sites.scans:
+        state = None if site.carrier is None else by_operation.get(site.carrier)
+        if state is not None:
+            yield site, state, [operation.key for operation in state.operations].index(site.carrier.key)
+
+
+def known_scans(sites: GraphSites, states: dict[LinearSite, list[SiteState]]) -> dict[ScanSite, ScanState]:
+    """The states of the scans and convolutions that calibration has seen."""
+    return {site: state.scans[index, site.key] for site, state, index in _carried(sites, states)
+            if (index, site.key) in state.scans}
 
 
 def solve_scans(state: SiteState) -> None:

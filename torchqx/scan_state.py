@@ -9,26 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchqx.fx_passes.observe import rows_mask
 from torchqx.fx_passes.sites import ScanSite
 from torchqx.fx_passes.sites.scans import (
     CHUNK_SCAN,
     CONSTANTS,
     CONV,
-    CONV_UPDATE,
     SELECTIVE_SCAN,
     STATE_UPDATE,
     TENSORS,
 )
 from torchqx.observers import MagnitudeObserver
 from torchqx.plan import SiteRecord
-from torchqx.quantizers import SMALLEST_SCALE
 from torchqx.scan_constants import coded_constant
-from torchqx.scan_recipe import LARGEST_CODE, ScanQuantization
+from torchqx.scan_recipe import CODE, ScanQuantization
 
 SAMPLE_STEPS = 1024
 SYMMETRIC = "s8 symmetric per tensor, static"
 HEAD_DIMENSION = {"x": -2, "z": -2, "B": -2, "C": -2}
 """Where Mamba2's operands have their heads, or groups of states."""
+TIME = {SELECTIVE_SCAN: -1, CHUNK_SCAN: 1, CONV: -1}
+"""Where the operands of whole sequences have their steps."""
 
 
 class ScanState:
@@ -42,18 +43,39 @@ class ScanState:
     def __init__(self, site: ScanSite, weight_name: str, quantization: ScanQuantization) -> None:
         self.quantization, self.kind = quantization, site.kind
         self.record = SiteRecord(site.key, site.kind, "calibrating", weights=[weight_name])
-        searched = [a for a in quantization.alphas if a is not None]
-        self.observers = {role: MagnitudeObserver(searched if self._searched(role) else (), f"{site.key} {role}")
-                          for role in sorted(site.tensors)}
+        self.roles = sorted(site.tensors)
+        self.forget_activations()
+
+    @property
+    def calibrating(self) -> bool:
+        return self.record.status == "calibrating"
+
+    def forget_activations(self) -> None:
+        """Start the statistics again."""
+        searched = [a for a in self.quantization.alphas if a is not None]
+        self.observers = {
+            role: MagnitudeObserver(searched if self._searched(role) else (), f"{self.record.key} {role}")
+            for role in self.roles}
         self.sample: tuple[Any, dict[str, Any]] | None = None
 
-    def observe(self, site: ScanSite, given: dict[str, Any]) -> None:
-        """Record one call of the operator, with its arguments by name."""
+    def observe(self, site: ScanSite, padding: Tensor | None, given: dict[str, Any]) -> None:
+        """Record one call of the operator.
+
+        Args:
+            padding: [B, L], nonzero for real steps: the others do not count.
+            given: the arguments by name.
+        """
         target = site.node.target
-        for role in site.tensors.keys() & self.observers.keys():
-            self.observers[role](_channels_last(target, role, given[TENSORS[target][role]], self.quantization.grouped))
-        if self.sample is None and target not in (STATE_UPDATE, CONV_UPDATE):
-            self.sample = target, _excerpt(target, given)
+        names = {role: TENSORS[target][role] for role in site.tensors.keys() & self.observers.keys()}
+        real = None
+        if target in TIME:
+            x = given[TENSORS[target]["x"]]
+            real = rows_mask(padding, torch.Size((x.shape[0], x.shape[TIME[target]], 1)))
+        for role, name in names.items():
+            values = given[name] if real is None else _steps(given[name], TIME[target], real)
+            self.observers[role](_channels_last(target, role, values, self.quantization.grouped))
+        if self.sample is None and target in TIME and (real is None or bool(real.any())):
+            self.sample = target, _excerpt(target, given, real)
 
     def _searched(self, role: str) -> bool:
         return role == "x" and self.kind == "scan"
@@ -64,7 +86,7 @@ class ScanState:
         Raises:
             NoCalibrationDataError, NonFiniteError: as the observers find.
         """
-        if self.record.status != "calibrating":
+        if not self.calibrating:
             return
         alphas = self.quantization.alphas if self.kind == "scan" else (None,)
         limits = {role: o.limits(alphas[0] if self._searched(role) else None) for role, o in self.observers.items()}
@@ -94,22 +116,20 @@ class ScanState:
         """The largest magnitude that the tensor's codes reach, float32 [1] or one per group; solves if that was not
         done yet."""
         self.solve()
-        return torch.tensor(self.record.scales[role]) * LARGEST_CODE
+        return torch.tensor(self.record.scales[role]) * CODE.qmax
 
     def _error(self, limits: dict[str, Tensor]) -> float:
         """Relative error of the operator's result with operands and constants as their codes say."""
         if self.sample is None:
             return 0.0  # only single steps were seen: nothing to measure a sequence on
         target, given = self.sample
-        coded = dict(given)
-        for role, limit in limits.items():
-            name = TENSORS[target][role]
-            coded[name] = None if given[name] is None else _coded(target, role, given[name], limit)
-        for role, name in CONSTANTS[target].items():
-            if isinstance(given[name], Tensor):
-                coded[name] = coded_constant(role, given[name])
-        exact, found = (_result(target, arguments) for arguments in (given, coded))
+        exact, found = (_result(target, arguments) for arguments in (given, _all_coded(target, given, limits)))
         return float((found - exact).norm() / exact.norm().clamp(min=1e-30))
+
+    def run(self, target: Any, given: dict[str, Any]) -> Any:
+        """The operator's value with operands and constants as their codes say, once the site is solved."""
+        limits = {role: self.solved(role) for role in self.record.scales}
+        return target(**_all_coded(target, given, limits))
 
     def _fill(self, limits: dict[str, Tensor], tried: dict[str, float]) -> None:
         record, known = self.record, self.sample is not None
@@ -128,7 +148,7 @@ class ScanState:
                 continue
             moved = _channels_last(target, role, values, limit.numel() > 1)
             record.clipped[role] = float((moved.abs() > limit * (1 + 1e-6)).float().mean())
-            record.errors[role] = _relative(_coded(target, role, values, limit), values)
+            record.errors[role] = _relative(_coded(values, limit), values)
         for role, name in CONSTANTS[target].items():
             if isinstance(given[name], Tensor):
                 record.errors[role] = _relative(coded_constant(role, given[name]), given[name])
@@ -137,7 +157,7 @@ class ScanState:
 
 
 def _scales(limits: Tensor) -> list[float]:
-    return (limits / LARGEST_CODE).clamp(min=SMALLEST_SCALE).tolist()
+    return CODE.parameters(-limits, limits)[0].tolist()
 
 
 def _span(scales: list[float]) -> str:
@@ -152,28 +172,44 @@ def _channels_last(target: Any, role: str, value: Tensor, grouped: bool) -> Tens
     return value.movedim(HEAD_DIMENSION[role], -1) if heads else value.reshape(-1, 1)
 
 
-def _coded(target: Any, role: str, value: Tensor, limit: Tensor) -> Tensor:
-    scale = (limit / LARGEST_CODE).clamp(min=SMALLEST_SCALE)
-    scale = scale[:, None] if scale.numel() > 1 else scale
-    return (value.float() / scale).round().clamp(-LARGEST_CODE, LARGEST_CODE) * scale
+def _coded(value: Tensor, limit: Tensor) -> Tensor:
+    limit = limit[:, None] if limit.numel() > 1 else limit
+    return CODE.fake_quantize(value.float(), -limit, limit).to(value.dtype)
+
+
+def _all_coded(target: Any, given: dict[str, Any], limits: dict[str, Tensor]) -> dict[str, Any]:
+    coded = dict(given)
+    for role, name in TENSORS[target].items():
+        if role in limits and given[name] is not None:
+            coded[name] = _coded(given[name], limits[role])
+    for role, name in CONSTANTS[target].items():
+        if isinstance(given[name], Tensor):
+            coded[name] = coded_constant(role, given[name])
+    return coded
 
 
 def _relative(found: Tensor, exact: Tensor) -> float:
     return float((found - exact.float()).norm() / exact.float().norm().clamp(min=1e-30))
 
 
-def _excerpt(target: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """The first row of the batch and its first steps, in float32."""
-    time = {SELECTIVE_SCAN: -1, CHUNK_SCAN: 1, CONV: -1}[target]
-    kept = {}
+def _steps(value: Tensor, time: int, real: Tensor) -> Tensor:
+    """The real steps of all rows, one after the other in one row."""
+    return value.movedim(time, 1)[real][None].movedim(1, time)
+
+
+def _excerpt(target: Any, given: dict[str, Any], real: Tensor | None) -> dict[str, Any]:
+    """The first steps of one row of the batch, the one with the most real steps, in float32."""
+    time, kept = TIME[target], {}
+    row = 0 if real is None else int(real.sum(1).argmax())
     for name, value in given.items():
         if not isinstance(value, Tensor):
             kept[name] = value
         elif name in TENSORS[target].values():
-            first = value[:1].float()
+            first = value[row : row + 1].float()
+            first = first if real is None else _steps(first, time, real[row : row + 1])
             kept[name] = first.narrow(time, 0, min(SAMPLE_STEPS, first.shape[time])).clone()
         else:
-            kept[name] = (value[:1] if name.startswith("initial_state") else value).float().clone()
+            kept[name] = (value[row : row + 1] if name.startswith("initial_state") else value).float().clone()
     return kept | {"out_dtype": torch.float32}
 
 

@@ -17,8 +17,11 @@ from torch.fx.node import map_arg
 from torchqx.calibration import Watch
 from torchqx.errors import TorchqxError
 from torchqx.fx_passes.sites import Form, LinearOp, LinearSite
+from torchqx.fx_passes.sites.scans import named_arguments
 from torchqx.progress import Progress, quiet
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
+from torchqx.scan_sites import known_scans, solve_scans
+from torchqx.scan_state import ScanState
 from torchqx.session import Call, Session
 from torchqx.site_state import SiteState
 from torchqx.storage import QuantizedWeight
@@ -33,7 +36,8 @@ def solve_sequentially(session: Session, states: list[SiteState], progress: Prog
     Raises:
         NonFiniteError, ...: as :func:`torchqx.solve.solve_site`; the calls stay remembered.
     """
-    unsolved = {s for s in states if s.calibrating}
+    unsolved: set[SiteState | ScanState] = {s for s in states if s.calibrating}
+    unsolved |= {scan for s in unsolved for scan in s.scans.values() if scan.calibrating}
     groups: dict[tuple, list[Call]] = {}
     for call in session.batches:
         groups.setdefault((call.runner, *call.weights()), []).append(call)
@@ -49,9 +53,14 @@ def solve_sequentially(session: Session, states: list[SiteState], progress: Prog
             state.forget_activations()
             for walk in there:
                 walk.show()
-        session.solve([state])
+        if isinstance(state, ScanState):
+            state.solve()
+        else:
+            session.solve_linear(state)
         for walk in standing:
             walk.go_on()
+    for state in states:
+        solve_scans(state)
     session.batches = [c for c in session.batches if any(s.calibrating for s in _states(c))]
 
 
@@ -74,8 +83,9 @@ def solve_ready(session: Session, states: list[SiteState]) -> None:
         raise
 
 
-def _states(call: Call) -> set[SiteState]:
-    return {s for members in call.runner.calibration.states(call.args).values() for s in members}
+def _states(call: Call) -> set[SiteState | ScanState]:
+    found = {s for members in call.runner.calibration.states(call.args).values() for s in members}
+    return found | {scan for s in found for scan in s.scans.values()}
 
 
 class _Walk:
@@ -86,13 +96,14 @@ class _Walk:
         ahead: the states that this walk has not passed yet.
     """
 
-    def __init__(self, calls: list[Call], unsolved: set[SiteState]) -> None:
+    def __init__(self, calls: list[Call], unsolved: set[SiteState | ScanState]) -> None:
         self.runner, self.calls = calls[0].runner, calls
         self.states = self.runner.calibration.states(calls[0].args)
+        self.scans = known_scans(self.runner.sites, self.states)
         self.ahead = _states(calls[0]) & unsolved
         self.environments = [dict(zip(self.runner.traced.placeholders, c.args, strict=True)) for c in calls]
         self._steps = self._through()
-        self.at: SiteState | None = None
+        self.at: SiteState | ScanState | None = None
         self.go_on()
 
     def go_on(self) -> None:
@@ -103,13 +114,16 @@ class _Walk:
             if self.at is None:
                 return
 
-    def repeats(self, state: SiteState) -> bool:
+    def repeats(self, state: SiteState | ScanState) -> bool:
         """Whether several sites of the graph share ``state`` (a block that is called again with the same weights)."""
         return sum(state in members for members in self.states.values()) > 1
 
     def show(self) -> None:
         """Show the state at hand what reaches its site now."""
         state = self.at
+        if isinstance(state, ScanState):
+            self._show_scan(state)
+            return
         site = next(site for site, members in self.states.items() if state in members)
         for environment, call in zip(self.environments, self.calls, strict=True):
             watch = Watch({site: [state]}, {site: None}, self.runner.calibration.padding(call.args))
@@ -118,8 +132,26 @@ class _Walk:
             if state.samples and state.sample_call is call:
                 state.samples[0].x = environment[site.x].float()
 
-    def _through(self) -> Iterator[SiteState]:
+    def _show_scan(self, state: ScanState) -> None:
+        """A matmul that takes over the range of the scan's x stands before the scan: what lies between is computed by
+        float weights for this once."""
+        site = next(site for site, other in self.scans.items() if other is state)
+        between, queue = set(), [site.node]
+        while queue:
+            missing = set(queue.pop().all_input_nodes) - between - self.environments[0].keys()
+            between |= missing
+            queue += missing
+        ordered = [n for n in self.runner.gm.graph.nodes if n in between]
+        for environment, call in zip(self.environments, self.calls, strict=True):
+            values = dict(environment)
+            for node in ordered:
+                values[node] = _float(self.runner, node, values)
+            given = map_arg(named_arguments(site.node), values.__getitem__)
+            state.observe(site, self.runner.calibration.padding(call.args), given)
+
+    def _through(self) -> Iterator[SiteState | ScanState]:
         nodes = list(self.runner.gm.graph.nodes)
+        scans = {site.node: state for site, state in self.scans.items()}
         operations = {op.node: (site, op) for site in self.states for op in site.ops}
         dying = _last_uses(nodes, operations)
         for node in nodes:
@@ -127,8 +159,13 @@ class _Walk:
                 continue
             if node in operations:
                 site, op = operations[node]
-                yield from [s for s in dict.fromkeys(self.states[site]) if s in self.ahead]
+                members = dict.fromkeys(self.states[site])
+                yield from [s.range_from for s in members if s in self.ahead and s.range_from in self.ahead]
+                yield from [s for s in members if s in self.ahead]
                 self._compute(node, lambda environment, op=op: _quantized(self.runner, op, environment))
+            elif node in scans:
+                yield from {scans[node]} & self.ahead
+                self._compute(node, lambda env, node=node: _scanned(self.runner, node, scans[node], env))
             else:
                 self._compute(node, lambda environment, node=node: _float(self.runner, node, environment))
             for environment in self.environments:
@@ -166,6 +203,13 @@ def _quantized(runner: Any, op: LinearOp, environment: dict[Node, Any]) -> Any:
     if op.form is Form.LEFT:
         return left_result(stored.matmul_rows(left_rows(x), bias))
     return stored.matmul_rows(x, bias)
+
+
+def _scanned(runner: Any, node: Node, state: ScanState, environment: dict[Node, Any]) -> Any:
+    if state.calibrating:
+        return _float(runner, node, environment)
+    with torch.no_grad():
+        return state.run(node.target, map_arg(named_arguments(node), environment.__getitem__))
 
 
 def _float(runner: Any, node: Node, environment: dict[Node, Any]) -> Any:

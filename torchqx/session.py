@@ -16,6 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from torchqx.fx_passes.sites import LinearSite
 from torchqx.plan import SiteRecord
 from torchqx.recipe import AffineRecipe
+from torchqx.scan_sites import solve_scans
 from torchqx.site_state import Operation, SiteState
 from torchqx.solve import solve_site
 from torchqx.storage import QuantizedWeight
@@ -66,6 +67,7 @@ class Session:
         A graph break may have shown this session only a part of the site's operations before: those keep their state.
         """
         operations = [Operation(op.key, op.layout, n) for op, n in zip(site.ops, names, strict=True)]
+        recipe = self.recipe.for_linears(site.state_space)
         for weight in weights:
             state = self.states.get(weight)
             if state is not None and state.calibrating and len(state.alive()) < len(state.operations):
@@ -73,10 +75,10 @@ class Session:
         if all(self.states.get(w) is None for w in weights):
             first = {id(w): i for i, w in reversed(list(enumerate(weights)))}  # one weight may serve two operations
             self._add(SiteState(site.key, [operations[i] for i in sorted(first.values())], site.ops[0].form,
-                                self.recipe, skip, site.scan is not None), [weights[i] for i in sorted(first.values())])
+                                recipe, skip, site.scan is not None), [weights[i] for i in sorted(first.values())])
         for weight, operation in zip(weights, operations, strict=True):
             if self.states.get(weight) is None:
-                self._add(SiteState(operation.key, [operation], site.ops[0].form, self.recipe, skip,
+                self._add(SiteState(operation.key, [operation], site.ops[0].form, recipe, skip,
                                     site.scan is not None), [weight])
         return [self.states[w] for w in weights]
 
@@ -86,10 +88,16 @@ class Session:
             state.adopt(weight, i)
 
     def solve(self, states: Iterable[SiteState]) -> None:
-        """Solve the states that still calibrate; see :func:`solve_site` for what it raises."""
+        """Solve the states that still calibrate, and the scans that they carry; see :func:`solve_site` for what it
+        raises."""
         for state in states:
-            if state.calibrating:
-                solve_site(state, state.weights())
+            solve_scans(state)
+            self.solve_linear(state)
+
+    def solve_linear(self, state: SiteState) -> None:
+        """Solve ``state`` alone, if it still calibrates."""
+        if state.calibrating:
+            solve_site(state, state.weights())
 
     def remember(self, runner: Any, args: Sequence[Any]) -> Call | None:
         """Keep a calibrating call's inputs where sequential calibration will run it again."""

@@ -142,14 +142,14 @@ class SiteState:
         """The storage tensor for ``weight``, made again when that was written to; None if the site is float."""
         if self.parameters is None:
             return None
-        version = version_of(weight)
+        plan = records_to_json(self.scan_records(self._place[weight]))  # scans may be solved after the weight
+        version = version_of(weight), plan
         made = self._quantized.get(weight)
         if made is None or made[0] != version:
             operation = self.operations[self._place[weight]]
             with torch.inference_mode(False):
                 parameters = replace(self.parameters, output_rotation=self.output_rotations.get(self._place[weight]),
                                      rotated_keys=self.recipe.rotate_keys)
-                plan = records_to_json(self.scan_records(self._place[weight]))
                 made = version, quantize_weight(weight, operation.layout, operation.key, parameters, plan)
             self._quantized[weight] = made
         return made[1]
@@ -184,5 +184,3 @@ class SiteState:
         self.sample_call = None
         self.rows = RowReservoir(site=self.record.key, capacity=1)
         self.range_from = None
-        for scan in self.scans.values():
-            scan.release()

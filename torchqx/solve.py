@@ -12,14 +12,13 @@ from torchqx.observers.solvers import LinearProblem, LinearSolution, Sample, mea
 from torchqx.quantize_weight import SiteParameters
 from torchqx.quantizers import AffineQuantizer
 from torchqx.recipe import AffineRecipe
-from torchqx.scan_sites import solve_scans
 from torchqx.site_problem import site_problem
 from torchqx.site_state import SiteState
 
 PROOF_ROWS = 32
 ABOUT_AS_GOOD = 1.1
 RANGES = {"mean_minmax": MeanMinMaxObserver, "percentile": PercentileObserver, "mse": HistogramObserver}
-FLOAT_TO_INT8_TIME = {torch.float32: 9.0, torch.bfloat16: 2.0, torch.float16: 2.0}
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Matmul time in a float dtype over that in int8, where both run in vector units of one width."""
 
 
@@ -44,9 +43,8 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
         state stays as it was.
     """
     recipe, record = state.recipe, state.record
-    solve_scans(state)
     for operation, weight in zip(state.operations, weights, strict=True):
-        if weight.dtype not in FLOAT_TO_INT8_TIME:
+        if weight.dtype not in FLOAT_DTYPES:
             raise UnsupportedError(f"a weight of {weight.dtype}", where=operation.key,
                                    remedy="quantize from float32, bfloat16 or float16.")
     matrices = [op.layout.to_matrix(w.detach()).float() for op, w in zip(state.operations, weights, strict=True)]
@@ -75,7 +73,6 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
     record.outlier_ratio_before = outlier_ratio(low, high)
     if parameters is not None:
         _fill(state, parameters, chosen)
-        record.expected_gain = FLOAT_TO_INT8_TIME[weights[0].dtype]
         record.bytes_after = sum(stored_bytes(m.shape, parameters.weight) for m in matrices)
     state.release()
 
@@ -148,7 +145,9 @@ def _fill(state: SiteState, parameters: SiteParameters, chosen: Attempt) -> None
 
 
 def describe(q: AffineQuantizer) -> str:
-    """A quantizer in the report's words: "u8 affine per tensor, static"."""
+    """A quantizer in the report's words: "u8 affine per tensor, static"; "float" where there is none."""
+    if q.granularity == "none":
+        return "float"
     size = "" if q.group_size is None else f" of {q.group_size}"
     kind = f"{'s' if q.signed else 'u'}{q.bits} {'symmetric' if q.symmetric else 'affine'}"
     return f"{kind} per {q.granularity}{size}" + ("" if q.signed else ", dynamic" if q.dynamic else ", static") + (

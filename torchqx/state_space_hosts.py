@@ -1,24 +1,30 @@
-"""transformers' state-space functions become one operator each in Dynamo's graphs; eager mode stays as it is.
+"""transformers' state-space functions become one operator each in the graphs of our backends; all else stays as it is.
 
 transformers computes scans and causal convolutions in module-level functions, the scan as a Python loop over time steps
 wherever no CUDA package is installed. They are found by name in whatever modeling module is loaded, and Dynamo is told
-to trace the functions below in their place. Where those cannot stand in (another device, an export, another
-activation), the original is traced.
+to trace the functions below in their place. Where those cannot stand in (another device, another activation, another
+signature), the original is traced. So it is for eager mode, exports, and backends that do not ask for the operators:
+which backend a trace is for is decided while tracing, and Dynamo keeps the code of each backend apart.
 """
 
+import functools
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo import callback_handler
+from torch._dynamo import assume_constant_result, callback_handler
+from torch._dynamo.eval_frame import innermost_backend
+from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch.nn import Module
 
 from torchqx import state_space
+from torchqx.errors import TorchqxWarning
 
 DEVICES = ("cpu",)
 ACTIVATIONS = (None, "silu", "swish")
@@ -26,9 +32,15 @@ STATES = (torch.float32, torch.bfloat16, torch.float64)
 NO_LIMIT = (0.0, math.inf)
 
 
+def takes_operators(backend: Callable[..., Any]) -> Callable[..., Any]:
+    """Ask for our operators in the graphs that Dynamo traces for ``backend``; returns it."""
+    backend.takes_state_space_operators = True
+    return backend
+
+
 def _stands_in(x: Tensor, activation: str | None, named: dict[str, Any]) -> bool:
     packed = named.get("seq_idx") is not None or named.get("cu_seqlens") is not None
-    return x.device.type in DEVICES and activation in ACTIVATIONS and not packed and not torch.compiler.is_exporting()
+    return x.device.type in DEVICES and activation in ACTIVATIONS and not packed
 
 
 def _scan(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,12 +142,40 @@ def _substitute(function: FunctionType, stand_in: Callable[[Callable[..., Any]],
                             function.__closure__)  # another object: the substitution does not reach it
     original.__kwdefaults__ = function.__kwdefaults__
     ours = stand_in(original)
-    if _parameters(ours) == _parameters(function):
-        torch.compiler.substitute_in_graph(function)(ours)
+    known = _parameters(ours) == _parameters(function)
+    name = f"{function.__module__}.{function.__name__}{inspect.signature(function)}"
+
+    asked_for, tell_of = _asked_for, _tell_of  # Dynamo guards globals, but nothing that a closure holds
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        if not asked_for():
+            return original(*args, **kwargs)
+        return ours(*args, **kwargs) if known else tell_of(name) and original(*args, **kwargs)
+
+    torch.compiler.substitute_in_graph(function)(traced)
 
 
 def _parameters(function: Callable[..., Any]) -> list[tuple[str, Any]]:
     return [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+@assume_constant_result
+def _asked_for() -> bool:
+    """Whether Dynamo traces for a backend that takes our operators."""
+    backend = innermost_backend(InstructionTranslator.current_tx().output.compiler_fn)
+    return getattr(getattr(backend, "compiler_fn", backend), "takes_state_space_operators", False)
+
+
+@assume_constant_result
+def _tell_of(name: str) -> bool:
+    _warn_once(name)
+    return True
+
+
+@functools.cache
+def _warn_once(name: str) -> None:
+    warnings.warn(f"{name} has other parameters than the function of that name that torchqx knows: it is traced step "
+                  "by step, in float", TorchqxWarning, stacklevel=2)
 
 
 class _Kept(list):

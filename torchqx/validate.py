@@ -73,7 +73,7 @@ def _check_quantizers(spec: AffineQuantizer, activation: AffineQuantizer, column
             raise _damaged(f"{what} has fields of wrong types")
         if quantizer.group_size is not None and columns % quantizer.group_size:
             raise _damaged(f"{what}: rows of {columns} do not split into groups of {quantizer.group_size}")
-    if spec.dynamic or not spec.signed or spec.granularity == "token":
+    if spec.dynamic or not spec.signed or spec.granularity in ("token", "none"):
         raise _damaged("weight_quantizer is none for weights")
     if activation.signed or activation.granularity == "channel" or activation.dynamic == (
             activation.granularity == "tensor"):

@@ -27,6 +27,7 @@ from torchqx.recipe import AffineRecipe
 from torchqx.sequential import solve_sequentially
 from torchqx.session import Session
 from torchqx.site_state import SiteState
+from torchqx.state_space_hosts import takes_operators
 from torchqx.storage import QuantizedWeight
 
 SESSION = "_torchqx_session"
@@ -62,6 +63,7 @@ def prepare(model: Module, recipe: AffineRecipe) -> Module:
                                remedy="prepare the plain model and compile after convert.")
     session = Session(recipe, calibration_only=True)
 
+    @takes_operators
     def backend(gm: Any, example_inputs: Any, **_: Any) -> Callable[..., Any]:
         try:
             return build_runner(gm, example_inputs, session)

@@ -44,7 +44,7 @@ def find_sites(
     scans, by_hand = find_scans(gm, provenance, paths, linears.ops)
     sites = group_by_activation(linears.ops)
     mark_readers(gm, scans, sites)
-    padding_mask, inverted = find_padding_mask(attentions, provenance)
+    padding_mask, inverted = find_padding_mask(attentions, scans, provenance)
     return GraphSites(
         linears=sites,
         norms=norms,

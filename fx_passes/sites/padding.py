@@ -6,7 +6,7 @@ from torch.fx import Node
 
 from torchqx.fx_passes.sites.ops import fake, op_name, same_size
 from torchqx.fx_passes.sites.provenance import Provenance
-from torchqx.fx_passes.sites.site import AttentionSite
+from torchqx.fx_passes.sites.site import AttentionSite, ScanSite
 
 # Ops that carry a mask on, by whether they keep its meaning; sums over tokens (position ids) are not among them.
 _CARRIES = frozenset({
@@ -17,15 +17,30 @@ _CARRIES = frozenset({
     "triu",
 })
 
+_SHOWS = frozenset({"to", "transpose", "permute", "getitem", "split", "view", "reshape", "unsqueeze", "squeeze",
+                    "contiguous"})
 
-def find_padding_mask(attentions: Iterable[AttentionSite], provenance: Provenance) -> tuple[Node | None, bool]:
-    """The graph input [B, S] that the masks are made of, and whether nonzero marks padding instead of a token."""
+
+def find_padding_mask(attentions: Iterable[AttentionSite], scans: Iterable[ScanSite],
+                      provenance: Provenance) -> tuple[Node | None, bool]:
+    """The graph input [B, S] that the masks are made of, and whether nonzero marks padding instead of a token.
+
+    Where no attention has one, it is what a scan's input is multiplied by: [B, S, 1], zero for padding.
+    """
     for site in attentions:
         seen: set[Node] = set()
         for mask in (site.mask, *site.biases):
             found = _search(mask, _lifted(mask), False, provenance, seen)
             if found is not None:
                 return found[0], found[1] != (_masks_where_true(site, mask))
+    for scan in scans:
+        node = scan.tensors["x"]
+        while isinstance(node, Node) and op_name(node) in _SHOWS:
+            node = node.args[0]
+        for factor in node.args if op_name(node) == "mul" else ():
+            found = _search(factor, _lifted(factor), False, provenance, set())
+            if found is not None:
+                return found
     return None, False
 
 
@@ -60,12 +75,14 @@ def _lifted(node: Node | None) -> Node | None:
 
 
 def _per_token(placeholder: Node, lifted: Node | None) -> bool:
-    """Whether the mask's first dimension stays the batch: [B, S] becomes [B, 1, .., S], but [S, S] [1, .., S, S]."""
+    """Whether the mask's first dimension stays the batch: [B, S] becomes [B, 1, .., S], but [S, S] [1, .., S, S]. Or
+    [B, S, 1], where it multiplies."""
     if lifted is None:
         return False
     first = fake(placeholder).shape[0]
     shape = fake(lifted).shape
-    return same_size(shape[0], first) and isinstance(shape[1], int) and shape[1] == 1
+    widened = shape[-1] if len(shape) == 3 else shape[1]
+    return same_size(shape[0], first) and any(isinstance(size, int) and size == 1 for size in (shape[1], widened))
 
 
 def _operands(node: Node) -> list[tuple[Node, bool]]:

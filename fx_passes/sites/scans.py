@@ -1,7 +1,8 @@
 """Scan and convolution sites of state-space models: calls of our operators, whoever put them into the graph."""
 
 import operator
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -30,42 +31,55 @@ CONSTANTS = {SELECTIVE_SCAN: {"A": "A", "D": "D", "bias": "delta_bias"}, CHUNK_S
              CONV: {"weight": "weight"}, CONV_UPDATE: {"weight": "weight"}}  # fmt: skip
 """Role -> the operator's name for it."""
 HAND_WRITTEN = "a scan by associative_scan, traced step by step; torchqx.selective_scan makes one operator of it"
+HOST_FUNCTIONS = {"mamba_selective_scan": "scan", "mamba_selective_state_update": "scan", "mamba2_chunk_scan": "scan",
+                  "mamba2_selective_state_update": "scan", "causal_conv1d_fn": "conv", "causal_conv1d_update": "conv"}
+"""transformers' functions that torchqx has operators for -> the kind of site."""
+TRACED = "{} was traced step by step: its parameters, activation, device or packing are not what the operator takes"
+_INSIDE_HOST = re.compile(rf", in ({'|'.join(HOST_FUNCTIONS)})$", re.MULTILINE)
 _VIEWS = frozenset({"transpose", "getitem", "view", "reshape", "unsqueeze", "squeeze", "contiguous", "permute"})
 
 
 def find_scans(gm: GraphModule, provenance: Provenance, paths: Paths,
                linears: Iterable[LinearOp]) -> tuple[list[ScanSite], list[Unsupported]]:
-    """Every site, and the hand-written scans, one per module."""
+    """Every site; and, one per module, the scans written by hand and the functions that were traced step by step."""
     found: list[ScanSite] = []
-    by_hand: dict[str, Unsupported] = {}
+    told: dict[tuple[str, str], Unsupported] = {}
     keys, linears = KeyMaker(), list(linears)
     for node in gm.graph.nodes:
-        if node.op != "call_function":
+        if node.op not in ("call_function", "call_method"):
             continue
-        if _by_hand(node) and (path := paths.of(node)) not in by_hand:
-            by_hand[path] = Unsupported(keys(path, "unsupported"), node, HAND_WRITTEN, "scan")
+        for reason, kind in _step_by_step(node):
+            if (path := paths.of(node), reason) not in told:
+                told[path, reason] = Unsupported(keys(path, "unsupported"), node, reason, kind)
         if node.target in TENSORS:
             path, given = paths.of(node), named_arguments(node)
             kind = "conv" if node.target in (CONV, CONV_UPDATE) else "scan"
-            near = [op for op in linears if op.path == path or op.path.startswith(f"{path}.") or not path]
+            near = [op for op in linears if _inside(op.path, path)]
             found.append(ScanSite(
                 keys(path, kind), node, kind, path,
                 {role: given[n] for role, n in TENSORS[node.target].items() if isinstance(given[n], Node)},
                 {role: given[n] for role, n in CONSTANTS[node.target].items() if provenance.is_derived(given[n])},
                 near[0] if near else None))
-    return found, list(by_hand.values())
+    return found, list(told.values())
 
 
 def mark_readers(gm: GraphModule, scans: Iterable[ScanSite], linears: Iterable[LinearSite]) -> None:
-    """Tell the linear sites that read a scan's result, through anything but another weighted matmul or scan."""
+    """Tell the linear sites that read a scan's result, through anything but another weighted matmul or scan, and those
+    that are in a layer with one; and the scans whose x linear sites read too."""
     made: dict[Node, ScanSite | None] = {site.node: site for site in scans if site.kind == "scan"}
     weighted = {op.node for site in linears for op in site.ops}
     for node in gm.graph.nodes:
         if node not in made:
             above = [made[n] for n in node.all_input_nodes if made.get(n) is not None]
             made[node] = above[0] if above and node not in weighted else None
+    layers = {site.path for site in scans if site.kind == "scan"}
     for site in linears:
         site.scan = made[site.x]
+        site.state_space = any(_inside(op.path, layer) for op in site.ops for layer in layers)
+    for scan in scans:
+        if scan.kind == "scan":
+            source = under_views(scan.tensors["x"])
+            scan.x_readers = [site for site in linears if under_views(site.x) is source]
 
 
 def named_arguments(node: Node) -> dict[str, Any]:
@@ -73,6 +87,10 @@ def named_arguments(node: Node) -> dict[str, Any]:
     schema = node.target._schema.arguments
     given = {a.name: a.default_value for a in schema}
     return given | {a.name: value for a, value in zip(schema, node.args, strict=False)} | node.kwargs
+
+
+def _inside(path: str, module: str) -> bool:
+    return path == module or path.startswith(f"{module}.") or not module
 
 
 def under_views(node: Node) -> Node:
@@ -86,8 +104,11 @@ def _part_of_tuple(node: Node) -> bool:
     return node.target is operator.getitem and not isinstance(node.args[0].meta.get("example_value"), torch.Tensor)
 
 
-def _by_hand(node: Node) -> bool:
-    """A step of ``associative_scan``: the operator itself, or what it is traced through to on a CPU."""
-    name = getattr(node.target, "__name__", "")
-    inside = name == "_vmap_increment_nesting" and "associative_scan" in (node.stack_trace or "")
-    return name == "associative_scan" or inside
+def _step_by_step(node: Node) -> Iterator[tuple[str, str]]:
+    """Why ``node`` is part of a scan or convolution that is no operator, and which of the two it is."""
+    name, trace = getattr(node.target, "__name__", ""), node.stack_trace or ""
+    if name == "associative_scan" or (name == "_vmap_increment_nesting" and "associative_scan" in trace):
+        yield HAND_WRITTEN, "scan"  # the operator itself, or what it is traced through to on a CPU
+    host = _INSIDE_HOST.search(trace)
+    if host is not None:
+        yield TRACED.format(host[1]), HOST_FUNCTIONS[host[1]]

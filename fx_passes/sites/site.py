@@ -56,13 +56,14 @@ class LinearOp:
 class LinearSite:
     """All weighted matmuls that read one activation. ``x`` is that activation, seen through views that keep its
     last dimension; it equals ``op.x`` for most ops. ``scan``: the state-space site whose result reaches ``x`` without
-    another weighted matmul, gates and norms on the way."""
+    another weighted matmul, gates and norms on the way. ``state_space``: whether it is part of a layer with a scan."""
 
     key: str
     x: Node
     ops: list[LinearOp]
     kind: str = "linear"
     scan: "ScanSite | None" = None
+    state_space: bool = False
 
 
 @dataclass(eq=False)
@@ -138,6 +139,7 @@ class ScanSite:
         tensors: operand's role -> node, of what is computed from activations: x, dt, B, C, z; a conv's x.
         constants: operand's role -> node, of what is computed from parameters alone: A, D, bias; weight.
         carrier: the weighted matmul whose weight holds what is solved for the site: the first of the same module.
+        x_readers: the linear sites that read a scan's x too.
     """
 
     key: str
@@ -147,6 +149,7 @@ class ScanSite:
     tensors: dict[str, Node]
     constants: dict[str, Node]
     carrier: LinearOp | None
+    x_readers: list[LinearSite] = field(default_factory=list)
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchqx.inductor_kernels.attention.schema import LIBRARY
-from torchqx.inductor_kernels.cpu_build import has_compiler, load_operators
+from torchqx.inductor_kernels.cpu_build import build_at_first_call, has_compiler, load_operators
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
 
 SOURCES = tuple(Path(__file__).with_name(name)
@@ -42,13 +42,5 @@ def attention_aten(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: 
     return y.contiguous().transpose(1, 2)
 
 
-def first_call(q: Tensor, *rest: object) -> Tensor:
-    """The operator where no compiled kernel is registered: builds it on a CPU that can run it (a graph from
-    Inductor's cache may be the first to call it), else computes with the functions of torch."""
-    if is_supported(q.device, q.dtype):
-        load()
-        return torch.ops.torchqx.attention.default(q, *rest)
-    return attention_aten(q, *rest)
-
-
-LIBRARY.impl("attention", first_call, "CompositeExplicitAutograd")
+first_call = build_at_first_call(LIBRARY, "attention", lambda q, *_: is_supported(q.device, q.dtype), load,
+                                 attention_aten)

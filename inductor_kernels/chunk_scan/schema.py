@@ -40,8 +40,8 @@ def check(
     x_scale: Tensor | None = None, dt_scale: Tensor | None = None, A_scale: Tensor | None = None,
     B_scale: Tensor | None = None, C_scale: Tensor | None = None, D_scale: Tensor | None = None,
     z_scale: Tensor | None = None, out_scale: Tensor | None = None, out_dtype: torch.dtype = torch.float32,
-) -> None:
-    """Refuse operands that do not fit together.
+) -> torch.dtype:
+    """Refuse operands that do not fit together; returns ``out_dtype``.
 
     Raises:
         ShapeError: a shape, or a number of scales.
@@ -65,16 +65,15 @@ def check(
     check_operand(op, "dt_bias", dt_bias, (heads,))
     check_operand(op, "initial_states", initial_states, (batch, heads, width, states))
     check_output(op, out_scale, out_dtype, heads)
+    return out_dtype
 
 
 @torch.library.register_fake("torchqx::chunk_scan_naive")
 @torch.library.register_fake("torchqx::chunk_scan")
 def chunk_scan_fake(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, *rest: Tensor | torch.dtype | float | None,
-                    out_dtype: torch.dtype = torch.float32, **named: Tensor | float | None) -> tuple[Tensor, Tensor]:
+                    **named: Tensor | torch.dtype | float | None) -> tuple[Tensor, Tensor]:
     """Shapes and types of both results."""
-    if len(rest) == 17:
-        *rest, out_dtype = rest
-    check(x, dt, A, B, *rest, out_dtype=out_dtype, **named)
+    out_dtype = check(x, dt, A, B, *rest, **named)
     batch, _, heads, width = x.shape
     return x.new_empty(x.shape, dtype=out_dtype), x.new_empty((batch, heads, width, B.shape[3]), dtype=precision(x))
 

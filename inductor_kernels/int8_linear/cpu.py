@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchqx.inductor_kernels.cpu_build import has_compiler, load_operators
+from torchqx.inductor_kernels.cpu_build import build_at_first_call, has_compiler, load_operators
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten
 from torchqx.inductor_kernels.int8_linear.pack import unpack_int8_weight
 from torchqx.inductor_kernels.int8_linear.schema import LIBRARY
@@ -31,13 +31,9 @@ def load() -> None:
     load_operators(SOURCES, FLAGS)
 
 
-def first_call(x: Tensor, weight: Tensor, weight_scale: Tensor, *rest: object) -> Tensor:
-    """The operator where no compiled kernel is registered: builds it on a CPU that can run it (a graph from
-    Inductor's cache may be the first to call it), else computes the formula on the unpacked weight."""
-    if is_supported(x.device):
-        load()
-        return torch.ops.torchqx.int8_linear.default(x, weight, weight_scale, *rest)
+def unpacked_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, *rest: object) -> Tensor:
+    """``torchqx::int8_linear`` with the functions of torch, on any device."""
     return int8_linear_aten(x, unpack_int8_weight(weight, weight_scale.shape[0], x.shape[-1]), weight_scale, *rest)
 
 
-LIBRARY.impl("int8_linear", first_call, "CompositeExplicitAutograd")
+first_call = build_at_first_call(LIBRARY, "int8_linear", lambda x, *_: is_supported(x.device), load, unpacked_linear)

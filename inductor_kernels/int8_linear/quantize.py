@@ -33,7 +33,7 @@ def quantize_per_token(
 
     ``clip_ratio`` is the share of each range that the codes cover.
     """
-    return _quantize_rows(_transformed(x, inv_smooth, shift), qmin, qmax, symmetric, clip_ratio)
+    return _quantize_rows(transformed(x, inv_smooth, shift), qmin, qmax, symmetric, clip_ratio)
 
 
 def quantize_per_group(
@@ -41,12 +41,13 @@ def quantize_per_group(
     clip_ratio: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One range per ``group_size`` elements of a row: [..., K] -> uint8 [..., K], float32 and int32 [..., K/g]."""
-    groups = _transformed(x, inv_smooth, shift).unflatten(-1, (-1, group_size))
+    groups = transformed(x, inv_smooth, shift).unflatten(-1, (-1, group_size))
     q, scale, zero_point = _quantize_rows(groups, qmin, qmax, symmetric, clip_ratio)
     return q.flatten(-2), scale.squeeze(-1), zero_point.squeeze(-1)
 
 
-def _transformed(x: Tensor, inv_smooth: Tensor | None, shift: Tensor | None) -> Tensor:
+def transformed(x: Tensor, inv_smooth: Tensor | None, shift: Tensor | None) -> Tensor:
+    """(x - shift) · inv_smooth in float32."""
     y = x.float()
     if shift is not None:
         y = y - shift

@@ -37,8 +37,8 @@ def check(
     u_scale: Tensor | None = None, delta_scale: Tensor | None = None, A_scale: Tensor | None = None,
     B_scale: Tensor | None = None, C_scale: Tensor | None = None, D_scale: Tensor | None = None,
     z_scale: Tensor | None = None, out_scale: Tensor | None = None, out_dtype: torch.dtype = torch.float32,
-) -> None:
-    """Refuse operands that do not fit together.
+) -> torch.dtype:
+    """Refuse operands that do not fit together; returns ``out_dtype``.
 
     Raises:
         ShapeError: a shape, or a number of scales.
@@ -64,16 +64,15 @@ def check(
     check_operand(op, "delta_bias", delta_bias, (channels,))
     check_operand(op, "initial_state", initial_state, (batch, channels, states))
     check_output(op, out_scale, out_dtype, channels)
+    return out_dtype
 
 
 @torch.library.register_fake("torchqx::selective_scan_naive")
 @torch.library.register_fake("torchqx::selective_scan")
 def selective_scan_fake(u: Tensor, delta: Tensor, A: Tensor, *rest: Tensor | torch.dtype | bool | None,
-                        out_dtype: torch.dtype = torch.float32, **named: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+                        **named: Tensor | torch.dtype | bool | None) -> tuple[Tensor, Tensor]:
     """Shapes, strides and types of both results."""
-    if len(rest) == 16:
-        *rest, out_dtype = rest
-    check(u, delta, A, *rest, out_dtype=out_dtype, **named)
+    out_dtype = check(u, delta, A, *rest, **named)
     batch, channels, steps = u.shape
     y = torch.empty_strided((batch, channels, steps), (channels * steps, 1, channels), dtype=out_dtype, device=u.device)
     return y, u.new_empty((batch, channels, A.shape[1]), dtype=precision(u))

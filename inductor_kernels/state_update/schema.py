@@ -39,8 +39,8 @@ def check(
     dt_scale: Tensor | None = None, A_scale: Tensor | None = None, B_scale: Tensor | None = None,
     C_scale: Tensor | None = None, D_scale: Tensor | None = None, z_scale: Tensor | None = None,
     out_scale: Tensor | None = None, out_dtype: torch.dtype = torch.float32,
-) -> None:
-    """Refuse operands that do not fit together.
+) -> torch.dtype:
+    """Refuse operands that do not fit together; returns ``out_dtype``.
 
     Raises:
         ShapeError: a shape, or a number of scales; a state that is not contiguous.
@@ -67,14 +67,13 @@ def check(
     check_operand(op, "z", z, (batch, *rows), z_scale, channels)
     check_operand(op, "dt_bias", dt_bias, rows)
     check_output(op, out_scale, out_dtype, channels)
+    return out_dtype
 
 
 @torch.library.register_fake("torchqx::state_update_naive")
 @torch.library.register_fake("torchqx::state_update")
 def state_update_fake(state: Tensor, x: Tensor, *rest: Tensor | torch.dtype | bool | None,
-                      out_dtype: torch.dtype = torch.float32, **named: Tensor | bool | None) -> Tensor:
+                      **named: Tensor | torch.dtype | bool | None) -> Tensor:
     """Shape and type of y."""
-    if len(rest) == 17:
-        *rest, out_dtype = rest
-    check(state, x, *rest, out_dtype=out_dtype, **named)
+    out_dtype = check(state, x, *rest, **named)
     return x.new_empty(x.shape, dtype=out_dtype)

@@ -14,21 +14,23 @@ from tests.fx_passes.sites.small import Small
 from tests.fx_passes.sites.test_linears import SPELLINGS
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.derived import Derived
-from torchqx.fx_passes.lower import EXPERTS, HADAMARD, PACKED
+from torchqx.fx_passes.lower import EXPERTS, HADAMARD, PACKED, WEIGHT_ONLY_EXPERTS
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten, int8_linear_general_aten
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_group, quantize_per_token, quantize_static
+from torchqx.inductor_kernels.int8_linear.weight_only import weight_only_linear
 from torchqx.rotations import Hadamard
 from torchqx.site_state import SiteState
 
-MATMULS = (PACKED, EXPERTS, int8_linear_aten, int8_linear_general_aten)
+MATMULS = (PACKED, EXPERTS, int8_linear_aten, int8_linear_general_aten, weight_only_linear, WEIGHT_ONLY_EXPERTS)
 TOKEN = torchqx.MinMaxConfig(activation="token", quantize_head=True)
+WEIGHT_ONLY = torchqx.SmoothQuantScalingConfig(activation="none", quantize_head=True)
 
 
 def matmuls(result) -> list:
     return [n for target in MATMULS for n in result.calls(target)]
 
 
-@pytest.mark.parametrize("recipe", [STATIC, TOKEN], ids=["static", "token"])
+@pytest.mark.parametrize("recipe", [STATIC, TOKEN, WEIGHT_ONLY], ids=["static", "token", "weight only"])
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_spelling(spelling: str, recipe) -> None:
     code, shape, weight, *_ = SPELLINGS[spelling]
@@ -56,7 +58,7 @@ def test_as_in_eager_mode(spelling: str) -> None:
 
 @pytest.mark.parametrize("settings", [
     {"weight_symmetric": False}, {"weight_granularity": "group", "weight_group_size": 8},
-    {"weight_granularity": "tensor"}, {"activation": "group", "activation_group_size": 16},
+    {"weight_granularity": "tensor"}, {"activation": "group", "activation_group_size": 16}, {"activation": "none"},
 ], ids=lambda s: next(iter(s)))
 def test_experts_in_every_granularity(settings: dict) -> None:
     a = ARCHITECTURES["mixtral"]

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.capture import capture_one
 from torchqx.fx_passes.constants import expression
-from torchqx.fx_passes.quantize_scan import carried_record, shift_in_, structure_of
+from torchqx.fx_passes.quantize_scan import ScanStructure, carried_record, shift_in_, structure_of
 from torchqx.plan import SiteRecord, records_to_json
 
 
@@ -34,12 +34,18 @@ def test_a_record_is_found_from_any_part_of_the_model(carried: str, asked: str, 
 
 
 def test_only_solved_sites_have_a_structure():
-    site = SimpleNamespace(key="m:scan:0", tensors={"x": None, "B": None})
-    assert structure_of(site, None) is None
-    assert structure_of(site, weight(SiteRecord("m:scan:0", "scan", "skipped"))) is None
-    found = structure_of(site, weight(record("m:scan:0", x=[1.0], B=[1.0, 2.0])))
-    assert found.tensors == (("x", 1), ("B", 2))
-    assert structure_of(site, weight(record("m:scan:0", x=[1.0]))).tensors == (("x", 1),)  # B stays in float
+    carrier = SimpleNamespace(node="in_proj")
+    site = SimpleNamespace(key="m:scan:0", tensors={"x": None, "B": None}, carrier=carrier, x_readers=[])
+
+    def structure(held: SimpleNamespace | None) -> ScanStructure | None:
+        return structure_of(site, {"in_proj": held})
+
+    assert structure(None) is None
+    assert structure(weight(SiteRecord("m:scan:0", "scan", "skipped"))) is None
+    assert structure(weight(record("m:scan:0", x=[1.0], B=[1.0, 2.0]))).tensors == (("x", 1), ("B", 2))
+    assert structure(weight(record("m:scan:0", x=[1.0]))).tensors == (("x", 1),)  # B stays in float
+    site.carrier = None
+    assert structure(None) is None
 
 
 @pytest.mark.parametrize(("kept", "new"), [(4, 1), (4, 3), (4, 7), (1, 1)])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.gpu.state_space import computations
 from torchqx.inductor_kernels.int8_linear import int8_linear_aten, quantize_per_token, quantize_static
 
 ROWS, K, N = 33, 100, 64  # odd: K is no multiple of any tile
@@ -113,4 +114,5 @@ def blocks() -> list[Block]:
                   ("aten.silu", "torchqx.hadamard_quantize_static"), 1e-2),
             Block("gated product, rotation, quantize per token", _rotated_per_token, tuple(wide), template,
                   ("aten.silu", "torchqx.hadamard_quantize_per_token"), 1e-2),
+            *(Block(*computation, (), 1e-2) for computation in computations()),
         ]

@@ -16,6 +16,7 @@ TOKEN = torchqx.MinMaxConfig(activation="token")
     torchqx.MinMaxConfig(activation="group", activation_group_size=25, weight_granularity="group",
                          weight_group_size=50),
     torchqx.MinMaxConfig(activation="token", weight_granularity="tensor", weight_symmetric=False),
+    torchqx.MinMaxConfig(activation="none"),
 ])
 def test_quantizes_within_8_bits(recipe: torchqx.MinMaxConfig) -> None:
     module = nn.Linear(100, 63)

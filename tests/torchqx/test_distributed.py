@@ -7,10 +7,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import torchqx
+from tests.state_space_blocks import batch, build
 from torchqx.storage import QuantizedWeight
 from torchqx.workflow import SESSION
 
 RECIPE = torchqx.MinMaxConfig(activation="static", sample_rows=64)
+SCANS = torchqx.QuambaConfig(alpha=None)
 
 
 def make_model() -> torch.nn.Sequential:
@@ -27,6 +29,25 @@ def batches() -> list[torch.Tensor]:
 def parameters_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {f"{name}.{part}": getattr(p, part) for name, p in model.named_parameters()
             if isinstance(p, QuantizedWeight) for part in ("qdata", "scale", "per_tensor_scale")}
+
+
+def test_ranks_agree_on_the_scales_of_scans(tmp_path: Path) -> None:
+    mp.spawn(calibrate_scans, (str(tmp_path),), nprocs=2)
+    together = torchqx.quantize(build(), SCANS, [(batch(seed),) for seed in range(2)])
+    scales = {s.key: s.scales for s in torchqx.explain(together).sites if s.scales}
+    assert len(scales) == 4
+    assert [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)] == [scales] * 2
+
+
+def calibrate_scans(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = torchqx.prepare(build(), SCANS)
+    model(batch(rank))
+    try:
+        torchqx.convert(model)
+        torch.save({s.key: s.scales for s in torchqx.explain(model).sites if s.scales}, f"{folder}/rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()
 
 
 def calibrate(rank: int, folder: str) -> None:

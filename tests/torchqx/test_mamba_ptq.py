@@ -39,6 +39,17 @@ def test_what_each_baseline_quantizes():
         assert report["blocks.0.in_proj:linear:0"].status == "quantized"
 
 
+def test_weight_only_leaves_activations_in_float():
+    eight, four = (torchqx.MambaPTQConfig(activation="none", weight_bits=bits, weight_granularity="channel")
+                   for bits in (8, 4))
+    assert 0 < error(eight) < error(torchqx.MambaPTQConfig(weight_granularity="channel"))
+    assert error(four) > 4 * error(eight)
+    model = torchqx.quantize(build(), four, CALIBRATION)
+    record = torchqx.explain(model)["blocks.0.in_proj:linear:0"]
+    assert (record.status, record.activation, record.weight) == ("quantized", "float", "s4 symmetric per channel")
+    assert (model(batch(9)) - build()(batch(9))).norm() > 0  # eager mode too
+
+
 def test_scaling_takes_outliers_of_the_input_away():
     report = torchqx.explain(torchqx.quantize(build(), torchqx.MambaPTQConfig(smooth=0.5), CALIBRATION))
     record = report["blocks.0.in_proj:linear:0"]
@@ -59,3 +70,5 @@ def test_outlier_channels_by_both_readings():
 def test_bad_fields():
     with pytest.raises(ConfigError, match="smooth"):
         torchqx.MambaPTQConfig(smooth=1.5)
+    with pytest.raises(ConfigError, match="scan"):
+        torchqx.MambaPTQConfig(activation="none", scan=True)

@@ -94,6 +94,13 @@ def test_shapes_of_ranges(shape, kind, expected) -> None:
     assert q.range_of(torch.randn(shape))[0].shape == expected
 
 
+def test_none_changes_nothing() -> None:
+    x = torch.randn(5, 63)
+    assert AffineQuantizer(granularity="none", dynamic=True).fake_quantize(x) is x
+    with pytest.raises(ConfigError, match="static range"):
+        AffineQuantizer(granularity="none")
+
+
 def test_groups_have_to_divide() -> None:
     with pytest.raises(ConfigError, match="divisor"):
         AffineQuantizer(granularity="group", group_size=8).range_of(torch.randn(5, 63))

@@ -40,11 +40,15 @@ MATRIX = {
     "W6A6": (OS(weight_bits=6, activation_bits=6, **GRID), 0.2),
     "W4A4": (OS(weight_bits=4, activation_bits=4, **GRID), 0.9),
     "head": (MinMaxConfig(activation="token", quantize_head=True), 0.06),
+    "weight-only": (MinMaxConfig(activation="none"), 0.05),
+    "weight-only, 4 bits in groups": (
+        OS(activation="none", weight_bits=4, weight_granularity="group", weight_group_size=8, shift=True, **GRID), 0.4),
 }
 
 
 # Biases, and matmuls whose activation and requantization fuse: what the encoder has and the decoder has not.
-ENCODER = ("default", "static, shift", "group", "asymmetric weight, static, shift", "weight per group", "W6A6")
+ENCODER = ("default", "static, shift", "group", "asymmetric weight, static, shift", "weight per group", "W6A6",
+           "weight-only", "weight-only, 4 bits in groups")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,8 @@ def test_graph_and_eager_agree(models: dict[str, torch.nn.Module], which: str, n
 
 @pytest.mark.parametrize("settings", [
     {"activation": "static"}, {"activation": "token"}, {"activation": "group", "activation_group_size": 16},
-], ids=["static", "token", "group"])
+    {"activation": "none"},
+], ids=["static", "token", "group", "none"])
 def test_error_falls_with_bits(models: dict[str, torch.nn.Module], settings: dict) -> None:
     inputs, model = batch(9), models["bert"]
     expected = result(model, inputs)

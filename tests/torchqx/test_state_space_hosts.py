@@ -4,6 +4,7 @@ import functools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -15,8 +16,11 @@ from torch.fx import GraphModule
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
 
+import torchqx
 from tests.state_space_models import MAMBA1, MODELS, prompt
 from torchqx import state_space, state_space_hosts
+from torchqx.errors import TorchqxWarning
+from torchqx.fx_passes.sites.scans import HOST_FUNCTIONS
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +32,8 @@ def fresh() -> Iterator[None]:
 
 class Graphs:
     """A backend that runs graphs as they are and counts our operators in each."""
+
+    takes_state_space_operators = True
 
     def __init__(self) -> None:
         self.ops: list[Counter[str]] = []
@@ -85,7 +91,7 @@ def test_chunked_prefill(name: str):
 def test_half_precision_keeps_types():
     model = MODELS["mamba"]().to(torch.bfloat16)
     expected = generate(model, 9)
-    model.compile(backend="eager")
+    model.compile(backend=Graphs())
     found = generate(model, 9)
     assert [y.dtype for y in found.logits] == [e.dtype for e in expected.logits]
     torch.testing.assert_close(found.logits[0], expected.logits[0], rtol=0.05, atol=0.05)
@@ -108,6 +114,32 @@ def test_what_the_operator_cannot_do_is_traced_as_it_was(activation: str | None,
     y = torch.compile(conv, backend=graphs, fullgraph=True)(x, weight, activation)
     torch.testing.assert_close(y, conv(x, weight, activation), rtol=1e-5, atol=1e-5)
     assert graphs.ops[0].total() == ops
+
+
+@pytest.mark.parametrize("ours_first", [False, True])
+def test_other_backends_trace_what_they_would_without_us(ours_first: bool):
+    x, weight, ours, other = torch.randn(2, 5, 9), torch.randn(5, 4), Graphs(), Graphs()
+    other.takes_state_space_operators = False
+    for graphs in (ours, other) if ours_first else (other, ours):
+        torch.compile(conv, backend=graphs, fullgraph=True)(x, weight, "silu")
+    assert (ours.ops, other.ops) == ([{"causal_conv1d": 1}], [{}])
+
+
+def test_the_report_says_what_was_traced_as_it_was():
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.proj, self.weight = torch.nn.Linear(5, 5), torch.nn.Parameter(torch.randn(5, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.proj(conv(x, self.weight, "gelu").transpose(1, 2)) + x.transpose(1, 2)
+
+    model = torch.nn.Sequential(Block()).requires_grad_(False)
+    recipe = torchqx.QuambaConfig(quantize_head=True)
+    report = torchqx.explain(torchqx.quantize(model, recipe, [(torch.randn(2, 5, 9),)]))
+    (told,) = [s for s in report.sites if s.kind == "conv"]
+    assert (told.key, told.status) == ("0:unsupported:0", "skipped")
+    assert "causal_conv1d_fn was traced step by step" in told.reason
 
 
 def test_states_that_the_operators_do_not_take_as_they_are():
@@ -175,7 +207,8 @@ def test_modules_loaded_later_are_found(parameters: str, ops: int, kernels: bool
     try:
         graphs = Graphs()
         compiled = torch.compile(lambda x, w: module.causal_conv1d_fn(x, w), backend=graphs, fullgraph=True)
-        y = compiled(torch.ones(1, 2, 5), torch.ones(2, 4))
+        with nullcontext() if ops else pytest.warns(TorchqxWarning, match=rf"{name}.causal_conv1d_fn\(.*activation"):
+            y = compiled(torch.ones(1, 2, 5), torch.ones(2, 4))
         assert graphs.ops[0].total() == ops
         assert bool(y.any()) == bool(ops)
     finally:
@@ -184,5 +217,6 @@ def test_modules_loaded_later_are_found(parameters: str, ops: int, kernels: bool
 
 def test_every_name_is_still_there():
     """A renamed function would silently be traced as it was."""
-    known = {name for name in state_space_hosts.STAND_INS if hasattr(modeling_mamba, name)}
+    assert state_space_hosts.STAND_INS.keys() == HOST_FUNCTIONS.keys()
+    known = {name for name in HOST_FUNCTIONS if hasattr(modeling_mamba, name)}
     assert known == {"mamba_selective_scan", "mamba_selective_state_update", "causal_conv1d_fn", "causal_conv1d_update"}

@@ -51,6 +51,7 @@ def test_what_quantizing_makes_is_accepted(layout: WeightLayout, bits: int, symm
     ("per_tensor_scale", torch.tensor([1.0, 256.0])), ("per_tensor_scale", torch.ones(3)),
     ("matrix_layout", "conv"), ("matrix_layout", None), ("plan", "{}"), ("plan", None),
     ("weight_quantizer", encode_quantizer(AffineQuantizer())),
+    ("weight_quantizer", '{"granularity":"none","dynamic":true,"signed":true}'),
     ("weight_quantizer", encode_quantizer(AffineQuantizer(signed=True, granularity="group", group_size=5))),
     ("activation_quantizer", encode_quantizer(AffineQuantizer(dynamic=True))),
     ("act_pre_scale", torch.ones(3, 12)), ("act_pre_scale", torch.full((2, 12), float("inf"))),

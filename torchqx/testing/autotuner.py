@@ -1,5 +1,6 @@
 """Inductor's launcher of one kernel (``CachingAutotuner``), as far as it goes without a device."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,8 +24,9 @@ class Autotuner:
         self.meta: dict[str, Any] = private(self.tuner, "inductor_meta")
 
     def arguments(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        """Names for what a launch passes."""
-        names = [n for n, kind in self.signature.items() if kind != "constexpr"]
+        """Names for what a launch passes: all but the declared constexprs, also what is constant, as a None is."""
+        parameters = inspect.signature(private(self.tuner, "fn").fn).parameters
+        names = [n for n, p in parameters.items() if "constexpr" not in str(p.annotation)]
         return dict(zip([*names, *self.meta.get("extra_launcher_args", ())], values, strict=True))
 
     def grid(self, values: tuple[Any, ...]) -> tuple[int, int, int]:

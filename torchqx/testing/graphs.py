@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from torchqx import executable, runner
 from torchqx.fx_passes.lower import OpStructure
 from torchqx.fx_passes.quantize import QuantizedGraph
+from torchqx.testing.fake_cuda import fake_cuda
 from torchqx.testing.lowering import CUDA, Choose, lower_graph, on_gpu
 from torchqx.testing.program import GpuProgram
 
@@ -35,7 +36,7 @@ def torchqx_on_gpu(arch: str = "sm_90", options: dict[str, Any] | None = None,
     """
     programs: list[GpuProgram] = []
     mode = FakeTensorMode()
-    structures_of, quantize_graph = runner.structures_of, runner.quantize_graph
+    structures_of, quantize_graph, show_values_of = runner.structures_of, runner.quantize_graph, executable.show_values
 
     def structures_on_gpu(ops: list[Any]) -> dict[Node, OpStructure]:
         return {node: replace(s, device=CUDA) for node, s in structures_of(ops).items()}
@@ -45,6 +46,10 @@ def torchqx_on_gpu(arch: str = "sm_90", options: dict[str, Any] | None = None,
         move_to_gpu(graph.module, mode)  # here, so that the passes that follow see the device, too
         return graph
 
+    def show_values(gm: GraphModule, fakes: Sequence[Any], of: FakeTensorMode) -> None:
+        with fake_cuda(arch):
+            show_values_of(gm, [on_gpu(f, mode) for f in fakes], of)
+
     def compile_fx(gm: GraphModule, inputs: Sequence[Any], **_: Any) -> Any:
         programs.append(lower_graph(gm, [on_gpu(i, mode) for i in inputs], arch, options, choose))
         programs[-1].interpreted = interpreted
@@ -52,6 +57,7 @@ def torchqx_on_gpu(arch: str = "sm_90", options: dict[str, Any] | None = None,
 
     with mock.patch.object(runner, "structures_of", structures_on_gpu), \
             mock.patch.object(runner, "quantize_graph", graph_on_gpu), \
+            mock.patch.object(executable, "show_values", show_values), \
             mock.patch.object(executable, "compile_fx", compile_fx):
         yield programs
 

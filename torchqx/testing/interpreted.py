@@ -59,12 +59,16 @@ _stand_in()
 
 
 def run_program(code: str, packed: bytes) -> bytes:
-    """What the generated program's ``call`` returns for the packed arguments."""
+    """What the generated program's ``call`` returns for the packed arguments, and those that it writes, by position."""
     on_cpu = _DEVICE.sub(lambda m: f"{m[1] or ''}torch.device('cpu')", code)
     scope: dict[str, Any] = {"__name__": "generated", "__file__": "<generated>"}
     exec(compile(on_cpu, "<generated>", "exec"), scope)
     call = scope["call"] if "call" in scope else scope["Runner"](partitions=[]).call
-    return pack(list(call(list(unpack(packed)))))
+    before, arguments = unpack(packed), unpack(packed)
+    results = list(call(list(arguments)))
+    written = {i: a for i, (a, b) in enumerate(zip(arguments, before, strict=True))
+               if isinstance(a, Tensor) and not torch.equal(a, b)}
+    return pack((results, written))
 
 
 def run_kernel(module: str, name: str, grid: tuple[int, ...], packed: bytes) -> bytes:

@@ -23,8 +23,11 @@ def interpret(kernel: Any, grid: tuple[int, ...], **arguments: Any) -> dict[str,
 
 
 def run_program(code: str, arguments: Sequence[Tensor | int]) -> list[Tensor]:
-    """Run a program that Inductor generated for a GPU, kernels and launches, on CPU tensors."""
-    return unpack(INTERPRETER(_there, "run_program", code, pack(list(arguments))))
+    """Run a program that Inductor generated for a GPU, kernels and launches, on CPU tensors; it may write them."""
+    results, written = unpack(INTERPRETER(_there, "run_program", code, pack(list(arguments))))
+    for i, value in written.items():
+        arguments[i].copy_(value)
+    return results
 
 
 def _there(function: str, *args: Any) -> Any:

@@ -11,6 +11,7 @@ from tests.inductor_kernels.state_space.helpers import (
     poison,
     trainable,
     turn,
+    with_threads,
 )
 from torchqx.errors import TrainingError
 from torchqx.inductor_kernels.selective_scan import selective_scan_naive
@@ -89,17 +90,11 @@ def test_strides_do_not_matter():
             assert torch.equal(result, wanted)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [2, 3])
 def test_same_result_for_any_number_of_threads(threads):
     given = operands(3, 100, 64, 16)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        expected = op(**given)
-        torch.set_num_threads(threads)
-        assert all(torch.equal(a, b) for a, b in zip(op(**given), expected, strict=True))
-    finally:
-        torch.set_num_threads(before)
+    expected = with_threads(1, lambda: op(**given))
+    assert all(torch.equal(a, b) for a, b in zip(with_threads(threads, lambda: op(**given)), expected, strict=True))
 
 
 def test_one_scan_or_two():

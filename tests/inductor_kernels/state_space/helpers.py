@@ -1,5 +1,6 @@
 """What the tests of the state-space operators share: float64 twins, codes, and an error bound."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,3 +48,13 @@ def assert_as_exact(result: Tensor, plain: Tensor, exact: Tensor) -> None:
     size = exact.abs().max()
     error, usual = (result - exact).abs().max(), (plain - exact).abs().max()
     assert error <= torch.maximum(6 * usual, 3e-6 * size), f"error {error:.2e}, float32 {usual:.2e}, of {size:.2e}"
+
+
+def with_threads(count: int, compute: Callable[[], Any]) -> Any:
+    """``compute()`` while torch works with ``count`` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        return compute()
+    finally:
+        torch.set_num_threads(before)
