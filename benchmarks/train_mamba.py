@@ -4,6 +4,7 @@ Bytes of the text that ``help()`` shows (the package ``pydoc_data`` of every Pyt
 Minutes on one core; the weights are kept in torch's cache folder, so whoever asks for them again has them at once.
 """
 
+import hashlib
 import math
 import time
 from pathlib import Path
@@ -98,7 +99,9 @@ def train(kind: str, steps: int = STEPS) -> PreTrainedModel:
 
 def trained(kind: str) -> PreTrainedModel:
     """The trained model in eval mode: from the cache, or trained now."""
-    path = Path(torch.hub.get_dir()).parent / "torchqx" / f"{kind}-{STEPS}.safetensors"
+    settings = f"{SETTINGS} {HEADS} {STEPS} {ROWS} {LENGTH} {RATE} {WARM_UP}".encode()
+    made_from = hashlib.sha256(settings + bytes(text(held_out=False).to(torch.uint8).tolist())).hexdigest()
+    path = Path(torch.hub.get_dir()).parent / "torchqx" / f"{kind}-{made_from[:16]}.safetensors"
     if not path.is_file():
         model = train(kind)
         path.parent.mkdir(parents=True, exist_ok=True)

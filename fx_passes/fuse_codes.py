@@ -90,7 +90,8 @@ def _fuse(node: Node, inputs: dict[Node, Node | Derived], shapes: dict[tuple, tu
     numbers = torch.arange(size[dim]).view(-1, *[1] * (len(size) - dim - 1)).expand(size)
     readers = list(_readers(result, numbers))
     kinds = {n.args[1:]: None for n, _ in readers if n.target is quantize_static}
-    if len({kind[2:] for kind in kinds}) != 1 or any(n.args[1:] not in shapes for n, _ in readers):
+    if len({kind[2:] for kind in kinds}) != 1 or any(
+            n.target is not quantize_static or n.args[1:] not in shapes for n, _ in readers):
         return
     first, total = {}, 0
     for kind in kinds:
@@ -109,12 +110,16 @@ def _fuse(node: Node, inputs: dict[Node, Node | Derived], shapes: dict[tuple, tu
 
 
 def _size(node: Node) -> list[int] | None:
-    """Of a result, as it was when the graph was traced; None where only parts of it have a shape."""
+    """Of a result, as it was when the graph was traced; None where that was not known, or only parts have a shape."""
     user = next(iter(node.users), None)
-    if "example_value" not in node.meta and user is not None and user.target is left_result:
-        *batch, columns, rows = _known(user.meta["example_value"])
-        return [*batch, rows, columns]
-    return _known(node.meta["example_value"]) if "example_value" in node.meta else None
+    if "example_value" in node.meta:
+        size = [_known(s) for s in node.meta["example_value"].shape]
+    elif user is not None and user.target is left_result:
+        *batch, columns, rows = (_known(s) for s in user.meta["example_value"].shape)
+        size = [*batch, rows, columns]
+    else:
+        return None
+    return None if None in size else size
 
 
 def _write_codes(node: Node, kinds: list[tuple], places: Tensor, inputs: dict[Node, Node | Derived]) -> None:
@@ -139,11 +144,16 @@ def _readers(node: Node, value: Tensor | tuple[Tensor, ...]) -> Iterator[tuple[N
     A dimension along which the numbers are the same has one element there.
     """
     for user in node.users:
-        if op_name(user) in VIEWS and user.args[0] is node:
+        if op_name(user) in VIEWS and user.args[0] is node and _replayable(user):
             yield from _readers(user, _replay(user, value))
         else:
             once = [slice(0, 1) if stride == 0 else slice(None) for stride in value.stride()]
             yield user, value[tuple(once)]
+
+
+def _replayable(view: Node) -> bool:
+    """Whether nothing but known numbers tells what ``view`` shows; a tensor of indices is a value of the call."""
+    return all(_known(n.meta.get("example_value")) is not None for n in view.all_input_nodes if n is not view.args[0])
 
 
 def _replay(view: Node, value: Any) -> Any:
@@ -154,8 +164,8 @@ def _replay(view: Node, value: Any) -> Any:
     return function(value, *rest, **named)
 
 
-def _known(value: Any) -> Any:
-    """A size, or a tensor's sizes, as they were when the graph was traced."""
-    if isinstance(value, Tensor):
-        return [_known(s) for s in value.shape]
-    return value.node.hint if isinstance(value, SymInt) else value
+def _known(value: Any) -> int | None:
+    """A number as it was when the graph was traced; None for one that depends on data, and for anything else."""
+    if isinstance(value, SymInt):
+        return value.node.hint
+    return value if isinstance(value, int) else None

@@ -20,9 +20,11 @@ pytest_plugins = ["tests.real_models"]
 FREE_INTEGERS = Rates(
     rows=(1,),
     matmul={"packed": (0.0,), "integer": (0.0,), "group": (0.0,), "float32": (1.0,), "bfloat16": (1.0,),
-            "float32 weight only": (1.0,), "bfloat16 weight only": (1.0,)},
+            "float32 weight only": (1.0,), "bfloat16 weight only": (1.0,),
+            "float32 weight only grouped": (1.0,), "bfloat16 weight only grouped": (1.0,)},
     call=dict.fromkeys(("packed", "integer", "group"), 1e-6)
-    | dict.fromkeys(("float32", "bfloat16", "float32 weight only", "bfloat16 weight only"), 1.0),
+    | dict.fromkeys(("float32", "bfloat16", "float32 weight only", "bfloat16 weight only",
+                     "float32 weight only grouped", "bfloat16 weight only grouped"), 1.0),
     byte=0.0,
 )
 

@@ -15,7 +15,7 @@ from torchqx.executable import TracedInputs
 from torchqx.fx_passes.canonicalize import canonicalize
 from torchqx.fx_passes.expand import expand_opaque
 from torchqx.fx_passes.rotations.keys import rotate_keys
-from torchqx.fx_passes.sites import GraphSites, find_sites
+from torchqx.fx_passes.sites import GraphSites, find_sites, parameter_nodes
 from torchqx.lowering_choice import POLICIES, Policy
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.plan import SiteRecord
@@ -99,7 +99,7 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
                  policy: Policy = "int8", inductor_options: dict[str, Any] | None = None) -> GraphRunner:
     """The callable for one graph."""
     placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    parameters = {n: e for n, e in zip(placeholders, example_inputs, strict=True) if isinstance(e, Parameter)}
+    parameters = parameter_nodes(gm, example_inputs)
     for node, value in parameters.items():
         if value.device.type not in DEVICES:
             raise UnsupportedError(f"device {value.device}", where=node.name,

@@ -29,8 +29,8 @@ class Rates:
     Attributes:
         rows: numbers of rows that were timed, ascending, from 1.
         matmul: kernel -> seconds per element of the weight, at each of ``rows``. The kernels: "float32", "bfloat16",
-            each with " weight only" behind it, "integer" (torch's), "group" (one of the general formula), and "packed"
-            where it runs.
+            each with " weight only" behind it and with " weight only grouped", "integer" (torch's), "group" (one of the
+            general formula), and "packed" where it runs.
         call: kernel -> seconds that its smallest call takes.
         byte: seconds per byte that a pass over a tensor reads or writes.
     """
@@ -61,6 +61,7 @@ class Matmuls:
         dtype: name of the float model's dtype.
         groups: of a row, where the kernel is "general".
         dynamic: whether the rows are quantized at run time; else the quantizer is part of what computes them.
+        grouped: whether the weight has scales by group, or zero points, so that weight only makes each element float.
     """
 
     rows: int
@@ -70,6 +71,7 @@ class Matmuls:
     kernel: Kernel
     groups: int
     dynamic: bool
+    grouped: bool
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def choose(rates: Rates, m: Matmuls, keeps_float: bool) -> Choice:
     integer = _integer_seconds(rates, m)
     others: dict[Lowering, float] = {}
     if m.kernel != "packed":
-        others["weight only"] = rates.seconds(f"{m.dtype} weight only", m.rows, m.k * sum(m.columns))
+        formula = f"{m.dtype} weight only grouped" if m.grouped else f"{m.dtype} weight only"
+        others["weight only"] = rates.seconds(formula, m.rows, m.k * sum(m.columns))
     if keeps_float:
         others["float"] = floating
     best = min(others, key=others.__getitem__, default=None)

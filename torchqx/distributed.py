@@ -18,11 +18,11 @@ def solve_together(session: Session, states: list[SiteState]) -> None:
     Raises:
         PlanMismatchError: the ranks did not see the same sites; else as :meth:`Session.solve`, on every rank.
     """
-    keys: list[list[str]] = [[] for _ in range(world())]
-    dist.all_gather_object(keys, [s.record.key for s in states])
-    if any(other != keys[0] for other in keys):
+    statistics: list[list[tuple]] = [[] for _ in range(world())]
+    dist.all_gather_object(statistics, [_statistics_of(s) for s in states])
+    if any(other != statistics[0] for other in statistics):
         raise PlanMismatchError("the ranks calibrated different sites", where="distributed calibration",
-                                remedy="run the same model, in the same modes, on every rank.")
+                                remedy="run the same model, in the same modes and order, on every rank.")
     for state in states:
         for observer in state.observers():
             observer.all_reduce()
@@ -42,3 +42,8 @@ def solve_together(session: Session, states: list[SiteState]) -> None:
             scan.record = found
             scan.release()
         state.release()
+
+
+def _statistics_of(state: SiteState) -> tuple:
+    """What is merged for ``state``, in that order."""
+    return state.record.key, [(key, sorted(scan.observers)) for key, scan in state.scans.items()]

@@ -113,7 +113,8 @@ def explain(model: Module) -> Report:
     def chosen(record: SiteRecord) -> SiteRecord:
         if record.kind != "linear":
             return record
-        gain, choices = reported(parameters.get(w) for w in record.weights)
+        weights = [p for w in record.weights if (p := parameters.get(w)) is not None]
+        gain, choices = reported([SESSIONS.choices_for(w) for w in weights])
         return replace(record, expected_gain=gain, choices=choices)
 
     def place(record: SiteRecord) -> tuple[int, int]:

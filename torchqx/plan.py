@@ -33,7 +33,8 @@ class SiteRecord:
             each tensor's calibration values that lies outside its range (``errors``: its own relative error).
         bytes_before, bytes_after: weight memory.
         macs: multiply-adds per token (experts: per routed row).
-        expected_gain: by the cost model, the float matmul's time over the integers', at the most rows compiled for.
+        expected_gain: by the cost model, the float matmul's time over the integers', at the most rows compiled for;
+            the least where the weights' matmuls differ.
         choices: number of rows -> what the cost model chose for the graph compiled for them.
     """
 

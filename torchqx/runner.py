@@ -75,6 +75,7 @@ class GraphRunner:
         self.operations = [op for site in sites.linears for op in site.ops]
         self.anchor = self.position[self.operations[0].weight] if self.operations else None
         self.executables: dict[tuple, Executable] = {}
+        self.refusals: dict[tuple, SiteRecord] = {}  # of folds, for the report on every model
         self.bindings: dict[int, Binding] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -132,7 +133,7 @@ class GraphRunner:
         for site in self.sites.linears:
             structures |= structures_of([(op, found[op.node]) for op in site.ops if found[op.node] is not None])
         weights = {op.node: self.weight(op, args) for op in self.operations}
-        structures = choose_lowerings(self.sites, structures, weights, self.policy)
+        structures = choose_lowerings(self.sites, structures, weights, self.policy, self.session.note_choice)
         stored = [n for n, i in self.position.items() if isinstance(args[i], QuantizedWeight)]
         absorbed = absorbed_norms(self.sites, found, self.parameters(args))
         by_weight = {op.weight: w for op in self.operations if (w := found[op.node]) is not None}
@@ -146,7 +147,7 @@ class GraphRunner:
             kept = fold_quantized(graph, absorbed, self._inputs(graph, by_weight, args))
             if kept:
                 warnings.warn(f"rotations stay online: {kept}", TorchqxWarning, stacklevel=2)
-                self.tell(args, [refusal(self.operations, self.names.values(), kept)])
+                self.refusals[kind] = refusal(self.operations, self.names.values(), kept)
             if self._turns_keys(by_weight.values()):
                 rotate_keys(graph.module, find_attentions(graph.module, Paths()))
             fuse_codes(graph)
@@ -154,6 +155,8 @@ class GraphRunner:
             fuse_epilogues(graph.module)
             use_attention_kernel(graph.module)
             self.executables[kind] = Executable(graph, self.traced, self.lowering, self.options)
+        if kind in self.refusals:
+            self.tell(args, [self.refusals[kind]])
         executable = self.executables[kind]
         inputs = [self._derive(item, by_weight, args) if isinstance(item, Derived) else None
                   for item in executable.graph.inputs]

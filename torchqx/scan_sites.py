@@ -26,10 +26,13 @@ def watch_scans(sites: GraphSites, states: dict[LinearSite, list[SiteState]],
         return {}
     watched: dict[Node, Callable[[dict[str, Any]], None]] = {}
     for site, state, index in _carried(sites, states):
-        if not state.calibrating or not recipe.selects(site.key):
+        if not recipe.selects(site.key) or not (state.calibrating or state.parameters is None):
             continue
         name = state.operations[index].weight_name
         scan = state.scans.setdefault((index, site.key), ScanState(site, name, quantization))
+        if not state.calibrating:
+            follow_carrier(state)
+            continue
         watched[site.node] = partial(scan.observe, site, padding)
         for member in (member for linear in site.x_readers for member in states[linear]):
             member.range_from = scan
@@ -50,6 +53,16 @@ def known_scans(sites: GraphSites, states: dict[LinearSite, list[SiteState]]) ->
     """The states of the scans and convolutions that calibration has seen."""
     return {site: state.scans[index, site.key] for site, state, index in _carried(sites, states)
             if (index, site.key) in state.scans}
+
+
+def follow_carrier(state: SiteState) -> None:
+    """Leave the scans and convolutions in float whose scales ``state``'s weights were to carry, if those stay float."""
+    if state.calibrating or state.parameters is not None:
+        return
+    for (index, _), scan in state.scans.items():
+        if not scan.in_float:
+            scan.stay_float(state.record.status, f"its scales travel with {state.operations[index].key}, which stays "
+                                                 f"float: {state.record.reason}")
 
 
 def solve_scans(state: SiteState) -> None:

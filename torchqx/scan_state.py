@@ -20,7 +20,7 @@ from torchqx.fx_passes.sites.scans import (
     TENSORS,
 )
 from torchqx.observers import MagnitudeObserver
-from torchqx.plan import SiteRecord
+from torchqx.plan import SiteRecord, Status
 from torchqx.scan_constants import coded_constant
 from torchqx.scan_recipe import CODE, ScanQuantization
 
@@ -49,6 +49,16 @@ class ScanState:
     @property
     def calibrating(self) -> bool:
         return self.record.status == "calibrating"
+
+    @property
+    def in_float(self) -> bool:
+        """Whether it was decided that the operator stays in float."""
+        return self.record.status in ("float", "skipped")
+
+    def stay_float(self, status: Status, reason: str) -> None:
+        """Decide so, whatever was found before."""
+        self.record = SiteRecord(self.record.key, self.kind, status, reason, weights=self.record.weights)
+        self.release()
 
     def forget_activations(self) -> None:
         """Start the statistics again."""
@@ -127,7 +137,10 @@ class ScanState:
         return float((found - exact).norm() / exact.norm().clamp(min=1e-30))
 
     def run(self, target: Any, given: dict[str, Any]) -> Any:
-        """The operator's value with operands and constants as their codes say, once the site is solved."""
+        """The operator's value with operands and constants as their codes say, once the site is solved; that of the
+        float operator if it stays so."""
+        if self.in_float:
+            return target(**given)
         limits = {role: self.solved(role) for role in self.record.scales}
         return target(**_all_coded(target, given, limits))
 
@@ -173,7 +186,7 @@ def _channels_last(target: Any, role: str, value: Tensor, grouped: bool) -> Tens
 
 
 def _coded(value: Tensor, limit: Tensor) -> Tensor:
-    limit = limit[:, None] if limit.numel() > 1 else limit
+    limit = (limit[:, None] if limit.numel() > 1 else limit).to(value.device)
     return CODE.fake_quantize(value.float(), -limit, limit).to(value.dtype)
 
 

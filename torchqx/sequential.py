@@ -6,16 +6,21 @@ their walks go along together and wait for each other at every site, which is so
 What a graph break parts is walked part by part, each on the float model's inputs.
 """
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
 from torch.fx import Node
 from torch.fx.node import map_arg
+from torch.nn import Parameter
 
 from torchqx.calibration import Watch
 from torchqx.errors import TorchqxError
+from torchqx.fx_passes.in_place import memory_of, written
 from torchqx.fx_passes.sites import Form, LinearOp, LinearSite
 from torchqx.fx_passes.sites.scans import named_arguments
 from torchqx.progress import Progress, quiet
@@ -25,6 +30,8 @@ from torchqx.scan_state import ScanState
 from torchqx.session import Call, Session
 from torchqx.site_state import SiteState
 from torchqx.storage import QuantizedWeight
+
+AUTOCAST = (_enter_autocast, _exit_autocast)
 
 
 def solve_sequentially(session: Session, states: list[SiteState], progress: Progress) -> None:
@@ -93,6 +100,7 @@ class _Walk:
 
     Attributes:
         at: the state of that site; None at the end.
+        here: the first node that is not computed yet.
         ahead: the states that this walk has not passed yet.
     """
 
@@ -101,7 +109,9 @@ class _Walk:
         self.states = self.runner.calibration.states(calls[0].args)
         self.scans = known_scans(self.runner.sites, self.states)
         self.ahead = _states(calls[0]) & unsolved
-        self.environments = [dict(zip(self.runner.traced.placeholders, c.args, strict=True)) for c in calls]
+        self.environments = [dict(zip(self.runner.traced.placeholders, _own(c.args), strict=True)) for c in calls]
+        self.autocasts = _autocasts(self.runner.gm.graph.nodes)
+        self.here = next(iter(self.runner.gm.graph.nodes))
         self._steps = self._through()
         self.at: SiteState | ScanState | None = None
         self.go_on()
@@ -136,16 +146,16 @@ class _Walk:
         """A matmul that takes over the range of the scan's x stands before the scan: what lies between is computed by
         float weights for this once."""
         site = next(site for site, other in self.scans.items() if other is state)
-        between, queue = set(), [site.node]
-        while queue:
-            missing = set(queue.pop().all_input_nodes) - between - self.environments[0].keys()
-            between |= missing
-            queue += missing
-        ordered = [n for n in self.runner.gm.graph.nodes if n in between]
+        between, node = [], self.here
+        while node is not site.node:
+            between.append(node)
+            node = node.next
         for environment, call in zip(self.environments, self.calls, strict=True):
-            values = dict(environment)
-            for node in ordered:
-                values[node] = _float(self.runner, node, values)
+            values = _apart(environment, between)
+            for node in between:
+                if node.target not in AUTOCAST:
+                    with self._autocast(call, node):
+                        values[node] = _float(self.runner, node, values)
             given = map_arg(named_arguments(site.node), values.__getitem__)
             state.observe(site, self.runner.calibration.padding(call.args), given)
 
@@ -155,7 +165,8 @@ class _Walk:
         operations = {op.node: (site, op) for site in self.states for op in site.ops}
         dying = _last_uses(nodes, operations)
         for node in nodes:
-            if node.op in ("placeholder", "output"):
+            self.here = node
+            if node.op in ("placeholder", "output") or node.target in AUTOCAST:
                 continue
             if node in operations:
                 site, op = operations[node]
@@ -173,8 +184,41 @@ class _Walk:
                     environment.pop(dead, None)
 
     def _compute(self, node: Node, value: Callable[[dict[Node, Any]], Any]) -> None:
-        for environment in self.environments:
-            environment[node] = value(environment)
+        for environment, call in zip(self.environments, self.calls, strict=True):
+            with self._autocast(call, node):
+                environment[node] = value(environment)
+
+    def _autocast(self, call: Call, node: Node) -> ExitStack:
+        """That of the call and of the blocks around ``node``: on for one value, so that no solver runs under it."""
+        stack = ExitStack()
+        for autocast in (*call.autocast, *self.autocasts[node]):
+            stack.enter_context(autocast)
+        return stack
+
+
+def _own(args: list[Any]) -> list[Any]:
+    """Copies, since the graph may write to them and the call may be walked again; of parameters, themselves."""
+    return [a.clone() if isinstance(a, Tensor) and not isinstance(a, Parameter) else a for a in args]
+
+
+def _apart(environment: dict[Node, Any], nodes: list[Node]) -> dict[Node, Any]:
+    """The values, with copies of those that ``nodes`` write to; views of one memory stay views of one."""
+    memory = {memory_of(target) for n in nodes if (target := written(n)) is not None}
+    changing = [n for n in environment if memory_of(n) in memory]
+    return environment | dict(zip(changing, copy.deepcopy([environment[n] for n in changing]), strict=True))
+
+
+def _autocasts(nodes: Iterable[Node]) -> dict[Node, tuple[torch.autocast, ...]]:
+    """Node -> the graph's autocast blocks that it is in, outermost first."""
+    opened: dict[Node, torch.autocast] = {}
+    found = {}
+    for node in nodes:
+        if node.target is _enter_autocast:
+            opened[node] = torch.autocast(*node.args)
+        elif node.target is _exit_autocast:
+            del opened[node.args[0]]
+        found[node] = tuple(opened.values())
+    return found
 
 
 def _last_uses(nodes: list[Node], operations: dict[Node, tuple[LinearSite, LinearOp]]) -> dict[Node, list[Node]]:

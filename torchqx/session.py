@@ -9,17 +9,20 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.utils.weak import WeakIdKeyDictionary
 
+from torchqx.cost_model import Choice
 from torchqx.fx_passes.sites import LinearSite
 from torchqx.plan import SiteRecord
 from torchqx.recipe import AffineRecipe
-from torchqx.scan_sites import solve_scans
+from torchqx.scan_sites import follow_carrier, solve_scans
 from torchqx.site_state import Operation, SiteState
 from torchqx.solve import solve_site
 from torchqx.storage import QuantizedWeight
+from torchqx.watched import plain_part
 
 
 class Call:
@@ -29,10 +32,15 @@ class Call:
 
     Args:
         gone: called with the call when one of them is no more.
+
+    Attributes:
+        autocast: the caller's, on or off, for the devices of the inputs.
     """
 
     def __init__(self, runner: Any, args: Sequence[Any], gone: Callable[["Call"], None]) -> None:
         self.runner = runner
+        self.autocast = [torch.autocast(d, torch.get_autocast_dtype(d), torch.is_autocast_enabled(d))
+                         for d in sorted({a.device.type for a in args if isinstance(a, Tensor)})]
         self._args = [self._held(a, gone) for a in args]
 
     def _held(self, argument: Any, gone: Callable[["Call"], None]) -> Any:
@@ -60,6 +68,7 @@ class Session:
         self.batches: list[Call] = []
         self.derived: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.graph_records: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.choices: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def state_of(self, site: LinearSite, weights: list[Tensor], names: list[str], skip: str) -> list[SiteState]:
         """The states of the site's weights, one per operation; all the same one where the site is new.
@@ -95,9 +104,10 @@ class Session:
             self.solve_linear(state)
 
     def solve_linear(self, state: SiteState) -> None:
-        """Solve ``state`` alone, if it still calibrates."""
+        """Solve ``state`` alone, if it still calibrates; what it was to carry stays float with it."""
         if state.calibrating:
             solve_site(state, state.weights())
+            follow_carrier(state)
 
     def remember(self, runner: Any, args: Sequence[Any]) -> Call | None:
         """Keep a calibrating call's inputs where sequential calibration will run it again."""
@@ -117,6 +127,16 @@ class Session:
         """
         for name, anchor in anchors.items():
             self.graph_records.setdefault(anchor, {}).update({r.key: (name, r) for r in records})
+
+    def note_choice(self, weight: Tensor, rows: int, choice: Choice | None) -> None:
+        """Remember what the cost model chose for ``rows`` rows times ``weight``; None where it was not asked."""
+        others = {r: c for r, c in self.choices_for(weight).items() if r != rows}
+        # In one piece, for a report that reads it from another thread.
+        self.choices[plain_part(weight)] = others if choice is None else others | {rows: choice}
+
+    def choices_for(self, weight: Tensor) -> dict[int, Choice]:
+        """Rows -> what was chosen for the matmul with ``weight``, in the graphs that were compiled so far."""
+        return self.choices.get(plain_part(weight)) or {}
 
     def states_in(self, model: Module) -> list[SiteState]:
         """The states of ``model``'s own parameters, each once, in the order of the parameters."""
@@ -146,6 +166,10 @@ class Sessions:
     def of(self, model: Module) -> list[Session]:
         """Those that know a parameter of ``model``."""
         return [s for s in list(self._by_recipe.values()) if s.knows(model)]
+
+    def choices_for(self, weight: Tensor) -> dict[int, Choice]:
+        """:meth:`Session.choices_for` of all together."""
+        return {rows: c for s in list(self._by_recipe.values()) for rows, c in s.choices_for(weight).items()}
 
 
 SESSIONS = Sessions()

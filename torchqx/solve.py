@@ -19,7 +19,7 @@ PROOF_ROWS = 32
 ABOUT_AS_GOOD = 1.1
 RANGES = {"mean_minmax": MeanMinMaxObserver, "percentile": PercentileObserver, "mse": HistogramObserver}
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""Matmul time in a float dtype over that in int8, where both run in vector units of one width."""
+"""Of the weights that can be quantized."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,9 @@ def describe(q: AffineQuantizer) -> str:
 def _set_range(solution: LinearSolution, state: SiteState, rows: Tensor, quantizer: AffineQuantizer) -> None:
     """Replace the min-max range of a static quantizer by the recipe's statistic of the (rotated) rows, transformed; or
     by the range of the scan that reads the same values."""
-    if state.range_from is not None and not quantizer.dynamic and not solution.transform.names:
-        limit = state.range_from.solved("x").amax()
+    scan = state.range_from
+    if scan is not None and not scan.in_float and not quantizer.dynamic and not solution.transform.names:
+        limit = scan.solved("x").amax().to(rows.device)
         solution.act_low, solution.act_high = -limit, limit
         return
     if quantizer.dynamic or state.recipe.statistics == "minmax":

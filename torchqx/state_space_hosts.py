@@ -2,9 +2,10 @@
 
 transformers computes scans and causal convolutions in module-level functions, the scan as a Python loop over time steps
 wherever no CUDA package is installed. They are found by name in whatever modeling module is loaded, and Dynamo is told
-to trace the functions below in their place. Where those cannot stand in (another device, another activation, another
-signature), the original is traced. So it is for eager mode, exports, and backends that do not ask for the operators:
-which backend a trace is for is decided while tracing, and Dynamo keeps the code of each backend apart.
+to trace the functions below in their place. Where those cannot stand in (a device but CPU and CUDA, another
+activation, another signature), the original is traced. So it is for eager mode, exports, and backends that do not ask
+for the operators: which backend a trace is for is decided while tracing, and Dynamo keeps the code of each backend
+apart.
 """
 
 import functools
@@ -26,7 +27,7 @@ from torch.nn import Module
 from torchqx import state_space
 from torchqx.errors import TorchqxWarning
 
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda")
 ACTIVATIONS = (None, "silu", "swish")
 STATES = (torch.float32, torch.bfloat16, torch.float64)
 NO_LIMIT = (0.0, math.inf)
@@ -114,20 +115,19 @@ STAND_INS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "causal_conv1d_fn": _conv,
     "causal_conv1d_update": _conv_update,
 }
-_seen: set[int] = set()
+_substituted: set[FunctionType] = set()  # Dynamo keeps them for good too
 
 
 def substitute_loaded(*_: Any) -> None:
-    """Substitute the functions of every module that was loaded since the last call; Dynamo's start of any compilation
-    calls it, so a modeling module may be imported before torchqx or after."""
+    """Substitute the functions of every loaded module; Dynamo's start of any compilation calls it, so a modeling module
+    may be imported before torchqx or after, and again."""
     for module in list(sys.modules.values()):
-        if id(module) not in _seen and isinstance(getattr(module, "__dict__", None), dict):
-            _seen.add(id(module))
-            for name, stand_in in STAND_INS.items():
-                function = _function(vars(module).get(name))
-                if function is not None and id(function) not in _seen:
-                    _seen.add(id(function))
-                    _substitute(function, stand_in)
+        names = getattr(module, "__dict__", None)
+        for name, stand_in in STAND_INS.items() if isinstance(names, dict) else ():
+            function = _function(names.get(name))
+            if function is not None and function not in _substituted:
+                _substituted.add(function)
+                _substitute(function, stand_in)
 
 
 def _function(value: Any) -> FunctionType | None:

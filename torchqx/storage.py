@@ -124,8 +124,8 @@ class QuantizedWeight(TorchAOBaseTensor):
 
     def renew(self) -> None:
         """Take the content for another than before."""
-        self.__dict__.pop("_flat", None)
-        self.__dict__.pop("_identity", None)
+        for name in MADE:
+            self.__dict__.pop(name, None)
         CHANGES[0] += 1
 
     @property
@@ -277,6 +277,9 @@ class QuantizedWeight(TorchAOBaseTensor):
     def _turned_back(self, y: Tensor) -> Tensor:
         return y if self.output_hadamard is None else OutputRotation(self.output_hadamard).result(y)
 
+
+MADE = ("_flat", "_identity", "weight_spec", "activation_spec", "hadamard", "output_hadamard")
+"""What is kept of the content, once it was asked for."""
 
 COMPONENTS = frozenset([*QuantizedWeight.tensor_data_names, *QuantizedWeight.optional_tensor_data_names,
                         *QuantizedWeight.tensor_attribute_names, *QuantizedWeight.optional_tensor_attribute_names])

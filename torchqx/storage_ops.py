@@ -78,8 +78,7 @@ def _copy(func: Callable, types: Any, args: tuple, kwargs: dict) -> QuantizedWei
     for name in ("weight_quantizer", "activation_quantizer", "rotation", "output_rotation", "rotated_keys",
                  "plan"):
         setattr(target, name, getattr(source, name))
-    for name in ("weight_spec", "activation_spec", "hadamard", "output_hadamard"):
-        target.__dict__.pop(name, None)
+    target.renew()
     return target
 
 

@@ -174,7 +174,9 @@ def replace_weights(model: Module, records: dict[SiteState, SiteRecord], others:
         records: the solved states and those that stay float, each with its record; ``others``: what goes along.
     """
     made: dict[int, QuantizedWeight] = {}
-    carried = list(others) + [r for s, r in records.items() if s.parameters is None]
+    carried = list(others)
+    for state, record in records.items():
+        carried += [record, *scan_records(state, record)] if state.parameters is None else []
     for state, record in records.items():
         for i, weight in enumerate(state.weights() if state.parameters is not None else []):
             quantized = state.quantized(weight)

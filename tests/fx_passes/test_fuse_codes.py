@@ -1,6 +1,7 @@
 """Operators that write the codes which only quantizers would make of their results."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.state_space_blocks import STATES, Mamba, Mamba2, Stack, batch, build,
 from tests.state_space_models import MODELS, prompt
 from torchqx import runner
 from torchqx.fx_passes.fuse_codes import fuse_codes
+from torchqx.fx_passes.lower import PACKED
 from torchqx.fx_passes.sites.scans import CHUNK_SCAN, CONV, SELECTIVE_SCAN, STATE_UPDATE, named_arguments
 
 EAGER = {"lowering": "eager"}
@@ -104,6 +106,57 @@ def test_what_something_else_reads_stays_float(lowered: list[GraphModule]):
 
     run(quantized(model=build(Told)), batch(9))
     assert [conv["out_scale"] is None for conv in named(lowered[0], CONV)] == [True, False] * 2
+
+
+class Between(nn.Module):
+    """Two linears; the second one reads what ``view`` makes of the first one's result."""
+
+    def __init__(self, view: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.view, self.first, self.second = view, nn.Linear(64, 64), nn.Linear(64, 24)
+
+    def forward(self, x: Tensor, *given: Tensor) -> Tensor:
+        return self.second(self.view(self.first(x), *given))
+
+
+def stored(y: Tensor, out: Tensor) -> Tensor:
+    out[:, 1:9] = y
+    return y
+
+
+VIEWS = {
+    "slice": (lambda y: y[:, 2:5], (), True),
+    "rows by a tensor": (lambda y, rows: y[:, rows], (torch.tensor([0, 3, 5, 7, 1, 2, 4, 6, 0]),), False),
+    "channels by a tensor": (lambda y, channels: y[..., channels], (torch.arange(63, -1, -1),), False),
+    "also stored in a slice": (stored, (torch.zeros(3, 12, 64),), False),
+    "unknown rows": (lambda y, mask: y[mask], (torch.arange(24).view(3, 8) % 3 > 0,), False),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_views_between_two_matmuls(name: str, lowered: list[GraphModule], monkeypatch: pytest.MonkeyPatch):
+    view, given, fused = VIEWS[name]
+    model, x = Between(view).eval(), torch.randn(3, 8, 64)
+    torchqx.quantize(model, torchqx.MambaPTQConfig(quantize_head=True), [(x, *given)])
+    found = torch.compile(model, backend="torchqx", options=EAGER | {"cost_model": "int8"}, fullgraph=True)(x, *given)
+    first = named(lowered[0], PACKED)[0]
+    assert (first["out_mul"] is not None) == fused
+    assert float((found - model(x, *given)).norm() / found.norm()) < 2e-3
+
+
+def test_rows_of_an_unknown_number(lowered: list[GraphModule]):
+    class Chosen(Between):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return super().forward(x[mask])
+
+    model, x, mask = Chosen(lambda y: y[:3]).eval(), torch.randn(9, 64), torch.arange(9) % 3 > 0
+    torchqx.quantize(model, torchqx.MambaPTQConfig(quantize_head=True), [(x, mask)])
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        options = EAGER | {"cost_model": "int8"}
+        found = torch.compile(model, backend="torchqx", options=options, fullgraph=True)(x, mask)
+    assert named(lowered[0], PACKED)[0]["out_mul"] is None
+    assert float((found - model(x, mask)).norm() / found.norm()) < 2e-3
 
 
 PER_MIXER = {

@@ -1,13 +1,16 @@
 """Two ranks calibrate one model on different data and end with one solution: that of all the data."""
 
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import torchqx
-from tests.state_space_blocks import batch, build
+from tests.state_space_blocks import RANK, STATES, Mamba, batch, build
+from torchqx.errors import PlanMismatchError
 from torchqx.storage import QuantizedWeight
 from torchqx.workflow import SESSION
 
@@ -46,6 +49,36 @@ def calibrate_scans(rank: int, folder: str) -> None:
     try:
         torchqx.convert(model)
         torch.save({s.key: s.scales for s in torchqx.explain(model).sites if s.scales}, f"{folder}/rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_ranks_that_saw_different_scans_are_told(tmp_path: Path) -> None:
+    mp.spawn(calibrate_other_scans, (str(tmp_path),), nprocs=2)
+
+
+class Gated(Mamba):
+    """The scan is multiplied by z, or it is left out."""
+
+    def forward(self, x: torch.Tensor, gated: bool, scanned: bool) -> torch.Tensor:
+        u, z = self.in_proj(x).transpose(1, 2).chunk(2, 1)
+        dt, b, c = self.x_proj(u.transpose(1, 2)).split([RANK, STATES, STATES], -1)
+        dt = self.dt_proj.weight @ dt.transpose(1, 2)
+        if scanned:
+            u = torchqx.selective_scan(u, dt, -self.A_log.exp(), b.transpose(1, 2), c.transpose(1, 2), self.D,
+                                       z if gated else None, self.dt_proj.bias, delta_softplus=True)
+        return self.out_proj(u.transpose(1, 2))
+
+
+def calibrate_other_scans(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
+                            timeout=timedelta(seconds=30))
+    try:
+        for gated, scanned in ((rank == 0, True), (False, rank == 0)):
+            model = torchqx.prepare(Gated().eval().requires_grad_(False), SCANS)
+            model(batch(rank), gated, scanned)
+            with pytest.raises(PlanMismatchError, match="different sites"):
+                torchqx.convert(model)
     finally:
         dist.destroy_process_group()
 

@@ -113,14 +113,16 @@ def test_a_norm_that_changed_is_not_taken_for_the_absorbed_one(seen: Seen) -> No
 
 @torch.no_grad()
 def test_a_fold_that_fails_its_proof_is_refused() -> None:
-    model = torchqx.quantize(Blocks().eval(), HadamardConfig(), [(X,)])
-    run = compiled(model)
+    """Said in one warning, and in the report on every model that runs the graph."""
+    models = [torchqx.quantize(Blocks().eval(), HadamardConfig(), [(X,)]) for _ in range(2)]
+    runs = [compiled(models[0]), torch.compile(models[1], backend="torchqx", options={"lowering": "eager"})]
     with patch.object(folding, "difference", lambda *_: 1e-3), pytest.warns(TorchqxWarning, match="stay online"):
-        result = run(X)
-    assert relative(result, model(X)) < 0.02
-    report = torchqx.explain(run)
-    assert "1.0e-03 in float64" in report[":rotation:0"].reason
-    assert {s.placement for s in report.sites if s.transforms} == {"online"}
+        results = [run(X) for run in runs]
+    for model, run, result in zip(models, runs, results, strict=True):
+        assert relative(result, model(X)) < 0.02
+        report = torchqx.explain(run)
+        assert "1.0e-03 in float64" in report[":rotation:0"].reason
+        assert {s.placement for s in report.sites if s.transforms} == {"online"}
 
 
 class Text(nn.Module):

@@ -11,6 +11,7 @@ import torchqx
 from tests.conftest import FREE_INTEGERS
 from tests.torchqx.small import Attention, batch, calibrated, error
 from torchqx import executable, lowering_choice
+from torchqx.cost_model import Choice
 from torchqx.errors import ConfigError
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_general_aten
 from torchqx.inductor_kernels.int8_linear.weight_only import weight_only_linear
@@ -22,6 +23,17 @@ BY_ROWS = replace(
     matmul=dict.fromkeys(FREE_INTEGERS.matmul, (0.0, 0.0)) | {"float32": (1e-3, 2e-3)},
     call=dict.fromkeys(FREE_INTEGERS.call, 0.0) | {"packed": 32.0, "integer": 32.0, "group": 32.0},
 )
+
+
+class Picked(nn.Module):
+    """Two linears on the rows that a mask picks: how many is not known before the graph runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(63, 100), nn.Linear(100, 63)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.down(self.up(x[mask]).relu())
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +61,7 @@ def integer_matmuls(targets: list[Any]) -> int:
 
 
 def quantized(**settings: Any) -> nn.Module:
-    recipe = torchqx.MinMaxConfig(activation="token", error_budget=1.0, error_limit=1.0, **settings)
+    recipe = torchqx.MinMaxConfig(**{"activation": "token", "error_budget": 1.0, "error_limit": 1.0} | settings)
     return torchqx.quantize(Attention(), recipe, [batch(64)])
 
 
@@ -85,6 +97,36 @@ def test_forced(policy: str, targets: list[Any], monkeypatch: pytest.MonkeyPatch
     assert torchqx.explain(model)["up:linear:0"].choices == {}
 
 
+@pytest.mark.parametrize("policy", ["int8", "float"])
+def test_a_forced_graph_takes_the_choice_for_its_rows_out_of_the_report(
+        policy: str, targets: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering_choice, "machine_rates", lambda: BY_ROWS)
+    model = quantized()
+    for length in (1, 30):
+        compiled(model)(batch(64, length=length))
+    torch._dynamo.reset()
+    assert list(torchqx.explain(model)["up:linear:0"].choices) == ["2", "60"]
+    compiled(model, policy)(batch(64, length=30))
+    assert list(torchqx.explain(model)["up:linear:0"].choices) == ["2"]
+
+
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_rows_that_no_one_knows_stay_in_integers(targets: list[Any]) -> None:
+    x, mask = torch.randn(9, 63), torch.arange(9) % 3 != 0
+    recipe = torchqx.MinMaxConfig(activation="token", quantize_head=True, error_limit=1.0)
+    model = torchqx.quantize(Picked(), recipe, [(x, mask)])
+    assert error(compiled(model)(x, mask), model(x, mask)) < ROUNDING
+    assert integer_matmuls(targets) == 2
+    assert torchqx.explain(model)["up:linear:0"].choices == {}
+
+
+def test_weights_of_one_site_that_run_in_two_ways() -> None:
+    slow, fast = Choice("float", 0.5), Choice("int8", 2.0)
+    gain, choices = lowering_choice.reported([{1: slow, 60: fast}, {60: slow}, {60: fast}])
+    assert gain == 0.5
+    assert choices == {"1": str(slow), "60": f"{fast} / {slow}"}
+
+
 def test_a_forced_float_graph_undoes_rotations(targets: list[Any]) -> None:
     model, x = Attention(), batch(64)
     expected = model(x)
@@ -93,12 +135,17 @@ def test_a_forced_float_graph_undoes_rotations(targets: list[Any]) -> None:
     assert integer_matmuls(targets) == 0
 
 
-def test_groups_that_do_not_pay_keep_their_weight_in_integers(targets: list[Any],
+@pytest.mark.parametrize("settings", [
+    pytest.param({"weight_granularity": "group", "weight_group_size": 4}, id="weight"),
+    pytest.param({"activation": "group", "activation_group_size": 4}, id="activation"),
+])
+def test_groups_that_do_not_pay_keep_their_weight_in_integers(settings: dict[str, Any], targets: list[Any],
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = replace(FREE_INTEGERS, call=FREE_INTEGERS.call | {"group": 1e9, "float32": 2.0})
+    other = "float32 weight only" if "weight_group_size" in settings else "float32 weight only grouped"
+    slow = replace(FREE_INTEGERS, call=FREE_INTEGERS.call | {"group": 1e9, "float32": 2.0, other: 1e9})
     monkeypatch.setattr(lowering_choice, "machine_rates", lambda: slow)
     monkeypatch.setattr(lowering_choice, "SMALL_COPY", 0)
-    model, x = quantized(weight_granularity="group", weight_group_size=4), batch(64)
+    model, x = quantized(**settings), batch(64)
     assert error(compiled(model)(x), model(x)) < 0.05
     assert weight_only_linear in targets
     assert int8_linear_general_aten not in targets

@@ -200,7 +200,7 @@ def test_projections_only():
     assert {s.status for s in report.sites if s.kind in ("scan", "conv")} == {"skipped"}
 
 
-@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+@pytest.mark.parametrize("name", MODELS)
 def test_generate_with_the_plan_of_a_converted_model(name: str):
     model = torchqx.quantize(MODELS[name](), torchqx.QuambaConfig(), [prompt(2, 16, seed) for seed in range(2)])
     model.compile(backend="torchqx", options=EAGER, dynamic=True)

@@ -14,6 +14,7 @@ from tests.state_space_models import MODELS, VOCABULARY
 from torchqx.fx_passes.observe import ObservingInterpreter
 from torchqx.fx_passes.sites import ScanSite, find_sites, parameter_nodes
 from torchqx.fx_passes.sites.scans import TENSORS
+from torchqx.scan_state import ScanState
 from torchqx.workflow import SESSION
 
 LENGTH, PADDED = 12, 5
@@ -90,3 +91,68 @@ def keep_peaks(site: ScanSite, peaks: dict[tuple[str, str], float], given: dict[
     for role in site.tensors:
         value = float(given[TENSORS[site.node.target][role]].abs().max())
         peaks[site.key, role] = max(peaks.get((site.key, role), 0.0), value)
+
+
+EVERYTHING_FLOAT = {"activation": "auto", "error_budget": 1e-9, "error_limit": 1e-9}
+
+
+@pytest.mark.parametrize("calibration", ["parallel", "sequential"])
+@pytest.mark.parametrize("converted", [False, True])
+@pytest.mark.parametrize(("fields", "status", "reason"), [
+    (EVERYTHING_FLOAT, "float", "above the error limit"),
+    ({"exclude": ["*in_proj*"]}, "skipped", "left out by the recipe"),
+])
+def test_a_scan_is_float_with_its_carrier(fields: dict[str, Any], status: str, reason: str, converted: bool,
+                                          calibration: str):
+    recipe = torchqx.QuambaConfig(calibration=calibration, calibration_steps=2, **fields)
+    torch._dynamo.reset()
+    model, x, options = build(), batch(9), {"lowering": "eager", "cost_model": "int8"}
+    with torch.no_grad():
+        if converted:
+            torchqx.quantize(model, recipe, [(batch(1),), (batch(2),)])
+        else:
+            compiled = torch.compile(model, backend="torchqx", options=options | {"recipe": recipe})
+            compiled(batch(1)), compiled(batch(2)), compiled(x)
+        sites = [s for s in torchqx.explain(model).sites if s.kind in ("scan", "conv")]
+        if converted and fields is not EVERYTHING_FLOAT:
+            y = torch.compile(model, backend="torchqx", options=options)(x)
+            torch.testing.assert_close(y, model(x), rtol=2e-3, atol=2e-3)  # eager scans are float
+    assert len(sites) == 4
+    assert {(s.status, bool(s.scales)) for s in sites} == {(status, False)}
+    for site in sites:
+        block = site.key.partition(":")[0]
+        assert site.reason.startswith(f"its scales travel with {block}.in_proj:linear:0, which stays float: {reason}")
+
+
+def test_a_site_that_stays_float_runs_in_float():
+    """Sequential calibration shows later sites what the converted model will."""
+    site, given = scan_site()
+    state = calibrated(site, given)
+    assert not torch.equal(state.run(site.node.target, given)[0], site.node.target(**given)[0])
+    state.stay_float("float", "for a reason")
+    assert torch.equal(state.run(site.node.target, given)[0], site.node.target(**given)[0])
+
+
+def test_runs_on_the_operands_device():
+    site, given = scan_site()
+    state = calibrated(site, given)
+    elsewhere = {name: v.to("meta") if isinstance(v, Tensor) else v for name, v in given.items()}
+    assert state.run(site.node.target, elsewhere)[0].device.type == "meta"
+
+
+def scan_site() -> tuple[ScanSite, dict[str, Any]]:
+    """The first scan of the small Mamba, and its arguments."""
+    torch._dynamo.reset()
+    gm, inputs = capture_one(build(), batch(1))
+    site = next(s for s in find_sites(gm, parameter_nodes(gm, inputs)).scans if s.kind == "scan")
+    seen: list[dict[str, Any]] = []
+    with torch.no_grad():
+        ObservingInterpreter(gm, {}, (), {site.node: seen.append}).run(*inputs)
+    return site, seen[0]
+
+
+def calibrated(site: ScanSite, given: dict[str, Any]) -> ScanState:
+    state = ScanState(site, "in_proj.weight", torchqx.QuambaConfig().scan_quantization())
+    state.observe(site, None, given)
+    state.solve()
+    return state

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
@@ -21,6 +22,7 @@ from tests.state_space_models import MAMBA1, MODELS, prompt
 from torchqx import state_space, state_space_hosts
 from torchqx.errors import TorchqxWarning
 from torchqx.fx_passes.sites.scans import HOST_FUNCTIONS
+from torchqx.testing import fake_cuda
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +115,15 @@ def test_what_the_operator_cannot_do_is_traced_as_it_was(activation: str | None,
     x, weight, graphs = torch.randn(2, 5, 9), torch.randn(5, 4), Graphs()
     y = torch.compile(conv, backend=graphs, fullgraph=True)(x, weight, activation)
     torch.testing.assert_close(y, conv(x, weight, activation), rtol=1e-5, atol=1e-5)
+    assert graphs.ops[0].total() == ops
+
+
+@pytest.mark.parametrize(("device", "ops"), [("cuda", 1), ("meta", 0)])
+def test_devices(device: str, ops: int):
+    graphs = Graphs()
+    with fake_cuda(), FakeTensorMode():
+        x, weight = torch.empty(2, 5, 9, device=device), torch.empty(5, 4, device=device)
+        torch.compile(conv, backend=graphs, fullgraph=True)(x, weight, "silu")
     assert graphs.ops[0].total() == ops
 
 
@@ -213,6 +224,22 @@ def test_modules_loaded_later_are_found(parameters: str, ops: int, kernels: bool
         assert bool(y.any()) == bool(ops)
     finally:
         del sys.modules[name]
+
+
+def test_a_module_seen_half_loaded_or_loaded_again(monkeypatch: pytest.MonkeyPatch):
+    """Its functions are substituted as soon as they are there; those that took their place too; none twice."""
+    name, found = "modeling_again", []
+    monkeypatch.setattr(state_space_hosts, "_substitute", lambda function, _: found.append(function))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    functions = [late_module(name, "hidden_states, weight").causal_conv1d_fn for _ in range(2)]
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    state_space_hosts.substitute_loaded()
+    for function in functions:
+        module.causal_conv1d_fn = function
+        state_space_hosts.substitute_loaded()
+        state_space_hosts.substitute_loaded()
+    assert found == functions
 
 
 def test_every_name_is_still_there():

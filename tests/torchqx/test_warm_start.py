@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.codecache import FxGraphHashDetails
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule
 
 import torchqx
 from tests.torchqx.small import Attention, batch
+from torchqx import warm_start
+from torchqx.fx_passes.lower import HADAMARD
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
 from torchqx.warm_start import cacheable_functions, show_values, sources_digest
 
@@ -63,7 +66,28 @@ def graph() -> GraphModule:
 
 def test_only_functions_of_this_package_are_vouched_for() -> None:
     assert cacheable_functions(graph()) == {
+        "torchqx": sources_digest(),
         "torchqx.inductor_kernels.int8_linear.quantize.quantize_static": sources_digest()}
+
+
+def test_a_graph_of_operators_alone_depends_on_our_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Graph()
+    made.output(made.call_function(HADAMARD, (made.placeholder("x"), None, 64, False)))
+    gm = GraphModule(torch.nn.Module(), made)
+    details = []
+    for digest in ("before", "after"):
+        monkeypatch.setattr(warm_start, "sources_digest", lambda digest=digest: digest)
+        with torch._inductor.config.patch(unsafe_marked_cacheable_functions=cacheable_functions(gm)):
+            details.append(FxGraphHashDetails(None, [], {}, []).inductor_config)
+    assert details[0] != details[1]
+
+
+@pytest.mark.parametrize("name", ["a.py", "a.h", "a.cpp"])
+def test_every_kind_of_source_is_in_the_digest(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_start, "__file__", str(tmp_path / "warm_start.py"))
+    before = sources_digest.__wrapped__()
+    (tmp_path / name).write_text("new")
+    assert sources_digest.__wrapped__() != before
 
 
 def test_values_are_shown_where_they_are_missing() -> None:

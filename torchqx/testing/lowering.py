@@ -112,10 +112,12 @@ def lower_graph(gm: GraphModule, inputs: Sequence[Any], arch: str = "sm_90", opt
     def keep_code(graph: GraphLowering) -> Any:
         code = private(graph, "codegen")()[0].value
         output = next(iter(reversed(graph.module.graph.nodes)))
+        inputs = [n.meta["val"] for n in graph.module.graph.nodes if n.op == "placeholder"]
         fakes = [n.meta["val"] if isinstance(n, Node) else n for n in output.args[0]]
         text = read_wrapper(code)
         operations = sum(isinstance(n.target, OpOverload) and not n.target.is_view for n in graph.module.graph.nodes)
-        programs.append(GpuProgram(arch, code, text, operations, [_grid(launch) for launch in text.launches], fakes))
+        grids = [_grid(launch) for launch in text.launches]
+        programs.append(GpuProgram(arch, code, text, operations, grids, inputs, fakes))
         return SimpleNamespace(__file__="<no device>", call=programs[-1].call)
 
     private(GraphLowering, "compile_to_module")

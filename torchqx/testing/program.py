@@ -1,12 +1,13 @@
 """A graph as Inductor lowers it for a GPU that is not there: to be counted, compiled, and run by the interpreter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from sympy import Expr
+from torch import SymInt, Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from torchqx.errors import UnsupportedError
@@ -38,6 +39,7 @@ class GpuProgram:
     text: WrapperText
     operations: int
     grids: list[Grid | None]
+    inputs: list[Any] = field(repr=False)
     outputs: list[Any] = field(repr=False)
     interpreted: bool = True
     entry: Callable[..., Any] | None = field(default=None, repr=False)
@@ -91,5 +93,14 @@ class GpuProgram:
             raise UnsupportedError("an argument on a device", where="GpuProgram",
                                    remedy="give CPU tensors: the program runs in the interpreter.")
         if not self.interpreted:
-            return [torch.zeros(o.shape, dtype=o.dtype) for o in self.outputs]
+            sizes = {s.node.expr: a for s, a in zip(self.inputs, arguments, strict=True) if isinstance(s, SymInt)}
+            return [_zeros(o, sizes) for o in self.outputs]
         return run_program(self.code, arguments)
+
+
+def _zeros(fake: Any, sizes: Mapping[Expr, int]) -> Any:
+    """What ``fake`` stands for where its symbols are ``sizes``; all numbers of a tensor are 0."""
+    def known(size: int | SymInt) -> int:
+        return int(size.node.expr.xreplace(sizes)) if isinstance(size, SymInt) else size
+
+    return torch.zeros([known(s) for s in fake.shape], dtype=fake.dtype) if isinstance(fake, Tensor) else known(fake)
