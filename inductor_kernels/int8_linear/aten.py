@@ -16,7 +16,8 @@ MOST_INTEGER_GROUPS = 32  # each group is a matmul and a pass over the output; w
 def _takes_unsigned() -> bool:
     """Whether torch's integer matmul takes uint8 codes on the CPU."""
     try:
-        torch._int_mm(torch.ones(1, 16, dtype=torch.uint8), torch.ones(16, 16, dtype=torch.int8))
+        torch._int_mm(torch.ones(1, 16, dtype=torch.uint8, device="cpu"),
+                      torch.ones(16, 16, dtype=torch.int8, device="cpu"))
     except RuntimeError:
         return False
     return True
