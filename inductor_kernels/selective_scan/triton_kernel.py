@@ -61,8 +61,9 @@ def scan_channels(
             chosen = (i == k)[:, None]
             step_k = tl.sum(tl.where(chosen, step, 0.0), 0)[None, :]
             change_k = tl.sum(tl.where(chosen, change, 0.0), 0)[None, :]
-            into = read(at_B, k * B_l + n * B_n, known & (k < left), B_scales)
-            out_of = read(at_C, k * C_l + n * C_n, known & (k < left), C_scales)
+            there = n < tl.where(k < left, states, 0)  # Triton 3.9's interpreter broadcasts no single truth value
+            into = read(at_B, k * B_l + n * B_n, there, B_scales)
+            out_of = read(at_C, k * C_l + n * C_n, there, C_scales)
             h = tl.exp2(step_k * rate) * h + change_k * into[:, None]
             value += tl.where(chosen, tl.sum(h * out_of[:, None], 0)[None, :], 0.0)
         if z is not None:
