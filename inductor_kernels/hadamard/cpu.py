@@ -1,15 +1,13 @@
 """The C++ kernels of the Hadamard operators: where they run, how they get built, and what runs elsewhere."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchqx.hadamard_matrices import base_matrix, bases_of, factors_of
-from torchqx.inductor_kernels.cpu_build import has_compiler, load_operators
+from torchqx.inductor_kernels.cpu_build import build_at_first_call, has_compiler, load_operators
 from torchqx.inductor_kernels.hadamard import aten
 from torchqx.inductor_kernels.hadamard.schema import LIBRARY, check
 
@@ -51,21 +49,15 @@ def _base(like: Tensor, block: int) -> Tensor:
     return base_matrix(factors_of(block)[0])
 
 
-def _register(name: str, formula: Callable[..., Any]) -> None:
-    """Where no compiled kernel is registered yet: build it on a CPU, else compute the formula."""
-    def first_call(x: Tensor, signs: Tensor | None, block: int, *rest: object) -> Any:
-        check(x, signs, block)
-        if x.device.type == "cpu" and is_supported():
-            load()
-            return getattr(torch.ops.torchqx, name).default(x, signs, block, *rest)
-        return formula(x, signs, block, *rest)
-
-    LIBRARY.impl(name, first_call, "CompositeExplicitAutograd")
+def _runs(x: Tensor, signs: Tensor | None, block: int, *_: object) -> bool:
+    """Whether the C++ kernel does, for operands that fit together."""
+    check(x, signs, block)
+    return x.device.type == "cpu" and is_supported()
 
 
-_register("hadamard", aten.hadamard_aten)
-_register("hadamard_quantize_static", aten.hadamard_quantize_static_aten)
-_register("hadamard_quantize_per_token", aten.hadamard_quantize_per_token_aten)
+build_at_first_call(LIBRARY, "hadamard", _runs, load, aten.hadamard_aten)
+build_at_first_call(LIBRARY, "hadamard_quantize_static", _runs, load, aten.hadamard_quantize_static_aten)
+build_at_first_call(LIBRARY, "hadamard_quantize_per_token", _runs, load, aten.hadamard_quantize_per_token_aten)
 LIBRARY.impl("hadamard_aten", aten.hadamard_aten, "CompositeExplicitAutograd")
 LIBRARY.impl("hadamard_bases", _bases, "CompositeExplicitAutograd")
 LIBRARY.impl("hadamard_base", _base, "CompositeExplicitAutograd")

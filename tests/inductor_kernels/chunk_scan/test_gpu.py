@@ -5,7 +5,7 @@ import torch
 
 from tests.inductor_kernels.chunk_scan.test_chunk_scan import coded, operands
 from tests.inductor_kernels.state_space.helpers import turn
-from tests.inductor_kernels.state_space.interpreted import compare, compare_codes, lower, run, spills
+from tests.inductor_kernels.state_space.interpreted import compare, compare_codes, one_kernel, run, spills
 from torchqx.inductor_kernels.chunk_scan import chunk_scan_naive, gpu
 from torchqx.testing import ARCHITECTURES
 
@@ -72,12 +72,7 @@ def test_codes(dtype):
 
 
 def test_one_kernel():
-    given = operands(2, 35, 4, 20, 2, 16)
-    program, inputs = lower(op, given)
-    assert program.launched == ["user_autotune"]
-    assert not program.extern_calls
-    for result, wanted in zip(program.run(*inputs), chunk_scan_naive(**given), strict=True):
-        torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-4)
+    one_kernel(op, chunk_scan_naive, operands(2, 35, 4, 20, 2, 16))
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

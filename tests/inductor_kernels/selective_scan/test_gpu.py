@@ -5,7 +5,7 @@ import torch
 
 from tests.inductor_kernels.selective_scan.test_selective_scan import coded, operands
 from tests.inductor_kernels.state_space.helpers import turn
-from tests.inductor_kernels.state_space.interpreted import compare, compare_codes, lower, run, spills
+from tests.inductor_kernels.state_space.interpreted import compare, compare_codes, one_kernel, run, spills
 from torchqx.inductor_kernels.selective_scan import gpu, selective_scan_naive
 from torchqx.testing import ARCHITECTURES
 
@@ -58,11 +58,7 @@ def test_codes(groups, dtype):
 def test_one_kernel():
     given = operands(2, 20, 9, 16)
     given |= {name: given[name].mT.contiguous().mT for name in ("B", "C")}  # states are neighbours, as models give them
-    program, inputs = lower(op, given)
-    assert program.launched == ["user_autotune"]
-    assert not program.extern_calls
-    for result, wanted in zip(program.run(*inputs), selective_scan_naive(**given), strict=True):
-        torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-4)
+    one_kernel(op, selective_scan_naive, given)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -59,6 +59,15 @@ def lower(op: Any, operands: Operands, arch: str = "sm_90") -> tuple[GpuProgram,
                          arch), list(tensors.values())
 
 
+def one_kernel(op: Any, naive: Callable[..., Any], operands: Operands) -> None:
+    """Lowered, a call is one launch of ours and nothing else; its results are the formula's."""
+    program, inputs = lower(op, operands)
+    assert program.launched == ["user_autotune"]
+    assert not program.extern_calls
+    for result, wanted in zip(program.run(*inputs), naive(**operands), strict=True):
+        torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-4)
+
+
 def spills(op: Any, operands: Operands, arch: str) -> int:
     """Bytes per thread that the only Triton kernel of ours spills."""
     reports = lower(op, operands, arch)[0].compile()
