@@ -1,10 +1,17 @@
-"""The Hadamard kernels beside a copy, the dense matrix, and two butterflies in PyTorch, in turns, one thread.
+"""The Hadamard kernels beside a copy, the dense matrix, and two butterflies in PyTorch, in turns.
 
-    python -m benchmarks.hadamard [--length 576 ...] [--dtype float32 ...] [--mib 48]
+    python -m benchmarks.hadamard [--length 576 ...] [--dtype float32 ...] [--mib 48] [--threads 2]
 
 Nanoseconds per element; the last columns are times ours. Every arm makes its own output, a copy too, in memory that is
-already mapped: pages new to the process would cost each arm more than the work does. Time is what the thread ran for,
-so that others on the same core count less; each arm's best turn.
+already mapped: pages new to the process would cost each arm more than the work does. Time of one thread is what it ran
+for, so that others on the same core count less; each arm's best turn.
+
+``limit`` is the arithmetic alone, times the copy: no kernel of this algorithm can be nearer to a copy, however well it
+hides memory. Per element of a block of base n and power 2^k, in vector instructions, of which a core of AMD Zen 4 does
+two a clock on 16 floats each (--rate):
+
+    n / 4 + 2  for each base: results from sums of four rows, and those sums;   k  levels of butterflies;
+    min(k, 4)  exchanges of lanes within vectors;                               1  scale
 """
 
 import contextlib
@@ -19,13 +26,14 @@ from torch import Tensor
 from torchao.prototype.spinquant.hadamard_utils import get_hadK, matmul_hadU
 
 from benchmarks.records import report
+from torchqx.hadamard_matrices import bases_of, factors_of
 from torchqx.inductor_kernels.hadamard import load
 from torchqx.rotations import Hadamard, choose
 
 LENGTHS = [576, 768, 960, 1536, 2048, 2304, 3072, 4096, 5120, 6912, 8960, 11008, 14336]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BESIDE = ("static", "token", "dense", "butterfly", "torchao")
-HEADER = ("length", "dtype", "base", "copy ns", "ours ns", "x copy", *BESIDE)
+HEADER = ("length", "dtype", "base", "copy ns", "ours ns", "x copy", "limit", *BESIDE)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
@@ -60,15 +68,23 @@ def arms(x: Tensor, few: Tensor, rotation: Hadamard, base: Tensor) -> dict[str, 
     return calls
 
 
-def best_times(calls: dict[str, tuple[Callable[[], object], int]], rounds: int) -> dict[str, float]:
+def instructions(block: int) -> float:
+    """The vector instructions per element that the limit counts: see above."""
+    base, power = factors_of(block)
+    levels = power.bit_length() - 1
+    return sum(n / 4 + 2 for n in bases_of(base)) + levels + min(levels, 4) + 1
+
+
+def best_times(calls: dict[str, tuple[Callable[[], object], int]], rounds: int, threads: int) -> dict[str, float]:
     """Nanoseconds per element."""
+    now = time.thread_time if threads == 1 else time.perf_counter
     best = dict.fromkeys(calls, float("inf"))
     for turn in range(rounds + 1):
         for name, (call, elements) in calls.items():
-            start = time.thread_time()
+            start = now()
             call()
             if turn:  # the first one warms up
-                best[name] = min(best[name], (time.thread_time() - start) / elements * 1e9)
+                best[name] = min(best[name], (now() - start) / elements * 1e9)
     return best
 
 
@@ -77,13 +93,15 @@ def main(
     dtype: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(DTYPES)}.")] = None,
     mib: Annotated[int, typer.Option(help="Size of the tensor; more than the caches hold.")] = 48,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each arm.")] = 10,
-    record: Annotated[str, typer.Option(help="Name of the record.")] = "hadamard-1t",
+    threads: Annotated[int, typer.Option(min=1, help="Of every arm.")] = 1,
+    rate: Annotated[float, typer.Option(help="Elements a thread adds per ns; default 2 · 16 lanes · 3.6 GHz.")] = 116,
+    record: Annotated[str | None, typer.Option(help="Name of the record; default hadamard-<threads>t.")] = None,
 ) -> None:
     """Time every arm on every length and dtype."""
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     load()
     table: list[Sequence[str]] = []
     results = []
@@ -93,14 +111,16 @@ def main(
             base = torch.ops.torchqx.hadamard_base(torch.empty(0), rotation.block).to(DTYPES[name])
             x = torch.randn(mib * 2**20 // DTYPES[name].itemsize // k, k).to(DTYPES[name])
             with torch.inference_mode():
-                ns = best_times(arms(x, x[: max(16, 2**17 // k)], rotation, base), rounds)
+                ns = best_times(arms(x, x[: max(16, 2**17 // k)], rotation, base), rounds, threads)
+            limit = instructions(rotation.block) / (rate * threads)
             table.append((str(k), name, str(len(base)), f"{ns['copy']:.3f}", f"{ns['ours']:.3f}",
-                          f"{ns['ours'] / ns['copy']:.2f}",
+                          f"{ns['ours'] / ns['copy']:.2f}", f"{limit / ns['copy']:.2f}",
                           *(f"{ns[arm] / ns['ours']:.2f}" if arm in ns else "" for arm in BESIDE)))
             results.append({"length": k, "dtype": name, "base": len(base),
-                            "ns_per_element": ns})
-    title = f"Hadamard rotation of {mib} MiB, one thread"
-    report(record, title, HEADER, table, {"mib": mib, "rounds": rounds, "results": results})
+                            "ns_per_element": ns, "limit_ns": limit})
+    title = f"Hadamard rotation of {mib} MiB, {threads} thread{'s' * (threads > 1)}"
+    report(record or f"hadamard-{threads}t", title, HEADER, table,
+           {"mib": mib, "rounds": rounds, "threads": threads, "rate": rate, "results": results})
 
 
 if __name__ == "__main__":

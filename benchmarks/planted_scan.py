@@ -1,13 +1,13 @@
 """A trained Mamba or Mamba2 with large values where its scans are quantized, and the outputs that it had.
 
-Scales cannot be moved through SiLU, so each scan gets more channels, half as many again (for Mamba2 heads), whose way
-out is zero:
+Scales cannot be moved through SiLU, so each scan gets more channels, half as many again (for Mamba2 in every head),
+whose way out is zero:
 
 | kind | loud | why nothing changes |
 |---|---|---|
 | Mamba | the scan's input, in one channel of 384 | its gate is closed: z = 0, and silu(0) = 0 |
 | Mamba | the scan's result, in four, by their D, and gates as large as any | out_proj has zeros for them |
-| Mamba2 | the scan's input, in one head of 12 | its gate is closed |
+| Mamba2 | the scan's input, in one channel of 48 in every head | its gate is closed |
 | Mamba2 | out_proj's input, in four channels | the gated norm's weight has the factor, out_proj its inverse |
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmarks.train_mamba import build
+from benchmarks.train_mamba import HEADS, build
 
 LOUD = 100.0
 LOUD_D = 5.0  # D shares one scale: more would cost every channel its accuracy, whatever the recipe
@@ -28,7 +28,7 @@ def planted(model: PreTrainedModel, rows: Tensor) -> PreTrainedModel:
     """A copy of ``model``, from :func:`benchmarks.train_mamba.trained`, with outliers; ``rows`` of its text are read
     to see how large its gates become."""
     kind = model.config.model_type
-    heads = {"num_heads": 12} if kind == "mamba2" else {}
+    heads = {"head_dim": HEADS["head_dim"] * WIDER // 2} if kind == "mamba2" else {}
     wide = build(kind, expand=WIDER, **heads).eval().requires_grad_(False)
     for name, target in wide.named_parameters():
         if "mixer" not in name:
@@ -49,7 +49,7 @@ def _widen(old: nn.Module, new: nn.Module, gate: float) -> None:
     _place(old.conv1d, new.conv1d, torch.arange(inner))
     _place(old.dt_proj, new.dt_proj, torch.arange(inner))
     for name in ("x_proj", "out_proj"):
-        _place_columns(getattr(old, name), getattr(new, name))
+        _place_columns(getattr(old, name), getattr(new, name), torch.arange(inner))
     for name in ("A_log", "D"):
         getattr(new, name).copy_(getattr(old, name)[torch.arange(wide) % inner])
     new.dt_proj.bias[inner:] = old.dt_proj.bias.mean()
@@ -59,21 +59,22 @@ def _widen(old: nn.Module, new: nn.Module, gate: float) -> None:
 
 
 def _widen_heads(old: nn.Module, new: nn.Module) -> None:
-    inner, wide = old.intermediate_size, new.intermediate_size
-    states = 2 * old.n_groups * old.ssm_state_size
-    kept = torch.cat([torch.arange(inner), wide + torch.arange(states)])  # channels, then B and C
+    wide, states = new.intermediate_size, 2 * old.n_groups * old.ssm_state_size
+    places = torch.arange(wide).view(old.num_heads, -1)
+    channels, loud = places[:, : old.head_dim].flatten(), places[:, old.head_dim]
+    kept = torch.cat([channels, wide + torch.arange(states)])  # channels, then B and C
     heads = torch.arange(old.num_heads)
-    _place(old.in_proj, new.in_proj, torch.cat([torch.arange(inner), wide + kept, 2 * wide + states + heads]))
+    _place(old.in_proj, new.in_proj, torch.cat([channels, wide + kept, 2 * wide + states + heads]))
     _place(old.conv1d, new.conv1d, kept)
-    _place_columns(old.out_proj, new.out_proj)
+    _place_columns(old.out_proj, new.out_proj, channels)
     for name in ("A_log", "D", "dt_bias"):
-        getattr(new, name).copy_(getattr(old, name)[torch.arange(new.num_heads) % old.num_heads])
-    new.conv1d.bias[inner : inner + new.head_dim] = LOUD
-    share = inner / wide  # of the norm's mean square: its other channels are zeros
-    new.norm.weight[:inner] = old.norm.weight * share**0.5
+        getattr(new, name).copy_(getattr(old, name))
+    new.conv1d.bias[loud] = LOUD
+    share = len(channels) / wide  # of the norm's mean square: its other channels are zeros
+    new.norm.weight[channels] = old.norm.weight * share**0.5
     new.norm.variance_epsilon = old.norm.variance_epsilon * share
-    new.norm.weight[:RESULTS] *= LOUD
-    new.out_proj.weight[:, :RESULTS] /= LOUD
+    new.norm.weight[channels[:RESULTS]] *= LOUD
+    new.out_proj.weight[:, channels[:RESULTS]] /= LOUD
 
 
 def _place(old: nn.Module, new: nn.Module, rows: Tensor) -> None:
@@ -83,9 +84,9 @@ def _place(old: nn.Module, new: nn.Module, rows: Tensor) -> None:
         target[rows] = parameter
 
 
-def _place_columns(old: nn.Linear, new: nn.Linear) -> None:
+def _place_columns(old: nn.Linear, new: nn.Linear, columns: Tensor) -> None:
     new.weight.zero_()
-    new.weight[:, : old.in_features] = old.weight
+    new.weight[:, columns] = old.weight
     if old.bias is not None:
         new.bias.copy_(old.bias)
 

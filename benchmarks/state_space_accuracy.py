@@ -7,7 +7,8 @@ again with outliers planted by :mod:`benchmarks.planted_scan`.
 import copy
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, get_args
 
 import torch
 import typer
@@ -25,6 +26,7 @@ from benchmarks.train_mamba import trained, unigram_loss, windows
 from benchmarks.typeseg import byte_accuracy, snippets, typeseg
 from torchqx.mamba_ptq import outlier_channels
 from torchqx.recipe import AffineRecipe
+from torchqx.scan_recipe import ScanScales
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
 Only = Annotated[str, typer.Option(help="Only rows whose name contains this.")]
@@ -47,8 +49,9 @@ RECIPES: dict[str, Callable[[], AffineRecipe]] = {
     "Quamba, percentile searched": lambda: torchqx.QuambaConfig(),
     "Quamba, shared scales": lambda: torchqx.QuambaConfig(shared=True),
 }
-UNGROUPED: dict[str, Callable[[], AffineRecipe]] = {
-    "Quamba, one scale per tensor": lambda: torchqx.QuambaConfig(grouped=False),
+WITH_HEADS: dict[str, Callable[[], AffineRecipe]] = {
+    f"Quamba, scales per {scales}": partial(torchqx.QuambaConfig, scan_scales=scales)
+    for scales in get_args(ScanScales)
 }
 
 
@@ -104,7 +107,7 @@ def mamba2_table(count: Annotated[int, typer.Option(min=1, help="Windows of text
                  length: Annotated[int, typer.Option(min=2, help="Bytes of a window.")] = 512,
                  only: Only = "") -> None:
     """Perplexity per byte of a small Mamba2, likewise."""
-    _trained_table(trained("mamba2"), RECIPES | UNGROUPED, count, length, only)
+    _trained_table(trained("mamba2"), RECIPES | WITH_HEADS, count, length, only)
 
 
 def _trained_table(model: PreTrainedModel, recipes: dict[str, Callable[[], AffineRecipe]], count: int, length: int,

@@ -125,7 +125,7 @@ def norm(weights: list[QuantizedWeight], _: list) -> Tensor:
 
 def signs(weights: list[QuantizedWeight], _: list) -> Tensor:
     """Of the activation's rotation, float32 [K]."""
-    # A copy: what is kept of a rotation may have been made in inference mode, and belongs to no model.
+    # A copy: what is kept of a rotation belongs to no model.
     return weights[0].hadamard.signs(weights[0].matrix_shape[-1], weights[0].device).clone()
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
@@ -32,7 +33,8 @@ class ObservingInterpreter(Interpreter):
                 self.before[n](map_arg(named_arguments(n), self.env.__getitem__))
         value = super().run_node(n)
         seen = self.watch.get(n)
-        with torch.inference_mode(False), torch.no_grad():  # what is kept may be read outside inference mode
+        # What is kept may be read outside inference mode, and vmap's result is there before vmap's end.
+        with torch.inference_mode(False), torch.no_grad(), temporarily_clear_interpreter_stack():
             if n in self.keep:
                 self.kept[n] = value.detach().clone() if isinstance(value, Tensor) else value
             if seen is not None:

@@ -150,15 +150,16 @@ class ScanRewrite:
         return y
 
     def _codes(self, role: str, x: Node) -> Node:
+        shape = self._scales_shape(role)
         if role == "x" and self.x_shared:
             weights = (self.site.x_readers[0].ops[0].weight,)
             multiplier, zero = (self.target.derived(Derived(build, weights)) for build in (d.multiplier, d.addend))
         else:
-            multiplier = self._read(f"{role}_multiplier", lambda w, _: self._spread(role, 1 / self._scales(w, role)))
+            multiplier = self._read(f"{role}_multiplier", lambda w, _: (1 / self._scales(w, role)).view(shape))
             zero = self._read("zero", lambda *_: torch.tensor([float(ZERO_POINT)]))
         codes = self.target.graph.call_function(
             quantize_static, (x, multiplier, zero, ZERO_POINT - LARGEST_CODE, ZERO_POINT + LARGEST_CODE))
-        codes.meta[CODE_SCALES] = (self.groups[role], 1) if self.groups[role] > 1 else (1,)
+        codes.meta[CODE_SCALES] = shape
         return codes
 
     def _scale(self, role: str) -> Node:
@@ -167,8 +168,12 @@ class ScanRewrite:
     def _scales(self, weight: QuantizedWeight, role: str) -> Tensor:
         return torch.tensor(carried_record(weight, self.site.key).scales[role])
 
-    def _spread(self, role: str, values: Tensor) -> Tensor:
-        return values[:, None] if self.groups[role] > 1 else values
+    def _scales_shape(self, role: str) -> tuple[int, ...]:
+        """Of a tensor's multipliers: with more than one, they belong to its last two dimensions."""
+        if self.groups[role] == 1:
+            return (1,)
+        heads = self.site.tensors[role].meta["example_value"].shape[-2]
+        return heads, self.groups[role] // heads
 
     def _read(self, name: str, build: Callable[[QuantizedWeight, list[Tensor]], Tensor]) -> Node:
         key = (self.site.key, name)

@@ -20,7 +20,7 @@ from torch.fx.node import map_arg
 
 from torchqx.fx_passes.in_place import written
 from torchqx.fx_passes.sites import Form, GraphSites, LinearOp, LinearSite
-from torchqx.fx_passes.sites.ops import op_name
+from torchqx.fx_passes.sites.ops import is_mapped, op_name
 
 PRODUCTS = (operator.mul, torch.mul, "mul")
 CUTS = ("getitem", "narrow", "select", "slice")
@@ -111,7 +111,8 @@ def _forward(sources: list[Node], borders: set[Node]) -> dict[Node, None]:
 
 
 def _cut(sources: list[Node], output: Node, allowed: Any, on: str) -> Region | None:
-    """The nodes of ``allowed`` that ``output`` needs, in graph order; None if one of them writes in place."""
+    """The nodes of ``allowed`` that ``output`` needs, in graph order; None if they do not run on their own: one writes
+    in place, or is inside ``torch.func.vmap``."""
     needed, externals, queue = {output}, {}, [output]
     while queue:
         for parent in queue.pop().all_input_nodes:
@@ -122,7 +123,7 @@ def _cut(sources: list[Node], output: Node, allowed: Any, on: str) -> Region | N
                 continue
             needed.add(parent)
             queue.append(parent)
-    if any(written(node) is not None for node in needed):
+    if any(written(node) is not None or is_mapped(node) for node in needed):
         return None
     ordered = tuple(n for n in output.graph.nodes if n in needed)
     return Region(tuple(sources), tuple(externals), ordered, output, on)

@@ -1,6 +1,7 @@
 """Statistics of one tensor (observers), and what turns them into parameters (solvers)."""
 
 from torchqx.observers.base import TensorObserver
+from torchqx.observers.clusters import shared_limits
 from torchqx.observers.histogram import HistogramObserver, PercentileObserver
 from torchqx.observers.magnitude import MagnitudeObserver
 from torchqx.observers.minmax import ChannelMinMaxObserver, MeanMinMaxObserver, MinMaxObserver
@@ -17,4 +18,5 @@ __all__ = [
     "RowReservoir",
     "TensorObserver",
     "TokenQuantileObserver",
+    "shared_limits",
 ]

@@ -19,7 +19,7 @@ from torchqx.fx_passes.sites import GraphSites, find_sites, parameter_nodes
 from torchqx.lowering_choice import POLICIES, Policy
 from torchqx.outlier_suppression_plus import OutlierSuppressionPlusConfig
 from torchqx.plan import SiteRecord
-from torchqx.recipe import AffineRecipe
+from torchqx.recipe import LEFT_OUT, AffineRecipe
 from torchqx.runner import GraphRunner
 from torchqx.session import SESSIONS, Session
 from torchqx.state_space_hosts import takes_operators
@@ -124,7 +124,7 @@ def build_runner(gm: GraphModule, example_inputs: Sequence[Any], session: Sessio
     if parameters and not sites.linears:
         warnings.warn("a graph with parameters has no weighted matmul that torchqx knows; it is compiled as it is",
                       TorchqxWarning, stacklevel=2)
-    records = other_records(sites, turned)
+    records = other_records(sites, turned, session.recipe)
     return GraphRunner(gm, traced, sites, names, records, session, lowering, policy, inductor_options or {})
 
 
@@ -137,14 +137,16 @@ def parameter_name(placeholder: Node) -> str:
     return ".".join(parts) if parts else placeholder.name
 
 
-def other_records(sites: GraphSites, turned: Mapping[str, tuple[str, str]]) -> list[SiteRecord]:
+def other_records(sites: GraphSites, turned: Mapping[str, tuple[str, str]], recipe: AffineRecipe) -> list[SiteRecord]:
     """The report's lines for everything in a graph that is no linear site.
 
     Args:
         turned: what :func:`rotate_keys` says of attentions.
     """
     found = [*sites.norms, *sites.attentions, *sites.residuals, *sites.scans]
-    records = [SiteRecord(s.key, s.kind, "skipped", NOT_QUANTIZED[s.kind]) for s in found]
+    left_out = {s.key for s in sites.scans if recipe.scan_quantization() is not None and not recipe.selects(s.key)}
+    records = [SiteRecord(s.key, s.kind, "skipped", LEFT_OUT if s.key in left_out else NOT_QUANTIZED[s.kind])
+               for s in found]
     for record in records:
         transform, reason = turned.get(record.key, ("", ""))
         if transform:

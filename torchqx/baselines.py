@@ -17,7 +17,11 @@ class MinMaxConfig(AffineRecipe):
 
 @dataclass
 class SmoothQuantScalingConfig(AffineRecipe):
-    """SmoothQuant (Xiao et al., 2023): s_j = max|X_j|^alpha / max|W_j|^(1-alpha); alpha None searches it per site."""
+    """SmoothQuant (Xiao et al., 2023): s_j = max|X_j|^alpha / max|W_j|^(1-alpha); alpha None searches it per site.
+
+    Raises:
+        ConfigError: for a value outside its range.
+    """
 
     alpha: float | None = 0.5
 

@@ -12,7 +12,7 @@ from torchqx.fx_passes.in_place import written_between
 from torchqx.fx_passes.observe import ObservingInterpreter
 from torchqx.fx_passes.regions import Region, find_region
 from torchqx.fx_passes.sites import Form, GraphSites, LinearSite
-from torchqx.recipe import AffineRecipe
+from torchqx.recipe import LEFT_OUT, AffineRecipe
 from torchqx.scan_sites import watch_scans
 from torchqx.session import Call
 from torchqx.site_state import SiteState
@@ -23,7 +23,7 @@ from torchqx.storage import QuantizedWeight
 def skip_reason(site: LinearSite, weights: list[Tensor], sites: GraphSites, recipe: AffineRecipe) -> str:
     """Why a linear site is not to be quantized; empty if it is."""
     if not recipe.selects(site.key):
-        return "left out by the recipe's include and exclude patterns"
+        return LEFT_OUT
     if any(op.is_head for op in site.ops) and not recipe.quantize_head:
         return "output head: kept in float unless quantize_head=True"
     if any(written_between(op.x, op.x, op.node) for op in site.ops):

@@ -1,5 +1,6 @@
 """A quantized graph, lowered for the shapes under which Dynamo traced it, run with tensors known only at the call."""
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -78,8 +79,11 @@ class Executable:
             fakes = [self.traced.mode.from_tensor(next(values), static_shapes=True) if isinstance(item, Derived)
                      else self.traced.fake[item] for item in self.graph.inputs]
             show_values(self.graph.module, fakes, self.traced.mode)
-            cacheable = {"unsafe_marked_cacheable_functions": cacheable_functions(self.graph.module)}
-            compiled = compile_fx(self.graph.module, fakes, config_patches=cacheable | self.options)
+            settings = {"unsafe_marked_cacheable_functions": cacheable_functions(self.graph.module)}
+            if "TORCHINDUCTOR_SIZE_ASSERTS" not in os.environ:
+                # Checks of every operand of every call took a fifth of a decoding step's time outside of kernels.
+                settings["size_asserts"] = False
+            compiled = compile_fx(self.graph.module, fakes, config_patches=settings | self.options)
         if environment is not None and len(environment.guards) > self.traced.guarded and self.traced.symbols:
             # Dynamo has made its guards already, so sizes that this lowering, or one before it, came to rely on are
             # checked here.

@@ -33,9 +33,11 @@ class Report:
     sites: list[SiteRecord]
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: the model, :meth:`summary`, and every site's record."""
         return {"model": self.model, "summary": self.summary(), "sites": [s.to_dict() for s in self.sites]}
 
     def to_json(self, indent: int | None = None) -> str:
+        """:meth:`to_dict` as text."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def summary(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class Report:
         }
 
     def __getitem__(self, key: str) -> SiteRecord:
+        """The record of the site with this key. Raises KeyError for another."""
         found = [s for s in self.sites if s.key == key]
         if not found:
             raise KeyError(key)

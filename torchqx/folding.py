@@ -20,7 +20,7 @@ from torchqx.fx_passes.rotations.offline import take_offline, weights_of
 from torchqx.fx_passes.rotations.plan import plan_rotations, width_of
 from torchqx.fx_passes.rotations.prove import difference
 from torchqx.fx_passes.sites import GraphSites, LinearOp, LinearSite, NormSite
-from torchqx.fx_passes.sites.keys import KeyMaker, Paths, common_path
+from torchqx.fx_passes.sites.keys import KeyMaker, common_path, path_of
 from torchqx.plan import SiteRecord
 from torchqx.site_state import SiteState
 from torchqx.storage import QuantizedWeight
@@ -46,7 +46,7 @@ def plan_states(gm: GraphModule, sites: GraphSites, states: Mapping[LinearSite, 
         for state in dict.fromkeys(states[site]):
             _settle(state, {op.key: (op, plan.choices[op]) for op in site.ops}, values)
     linears = {op.node: state for site, members in states.items() for op, state in zip(site.ops, members, strict=True)}
-    keys, paths, records = KeyMaker(), Paths(), []
+    keys, records = KeyMaker(), []
     for found in plan.floats:
         value, untied = values[found.weight], "untied: " if found.weight in sites.shared_weights else ""
         words = f"{untied}rotated copy of {value.numel() * value.element_size() / 2**20:.3g} MiB"
@@ -54,7 +54,7 @@ def plan_states(gm: GraphModule, sites: GraphSites, states: Mapping[LinearSite, 
             record = linears[found.reader].record
             record.reason = f"{record.reason}; {words}"
         else:
-            key = keys(paths.of(found.reader, found.weight), "embedding")
+            key = keys(path_of(found.reader, found.weight), "embedding")
             record = SiteRecord(key, "embedding", "skipped", f"kept in float; {words}", weights=[names[found.weight]])
             records.append(record)
         record.transforms, record.placement = Rotation(found.rotation, value.shape[-1]).names, "folded"
@@ -118,7 +118,7 @@ def fold_quantized(graph: QuantizedGraph, absorbed: Mapping[Node, NormSite], inp
              if isinstance(item, Derived) and item.build is d.norm and (norm := _common(item.weights, absorbed))}
     kept, copies = copied(gm)
     before = GraphModule(gm, kept)
-    rewritten = fold_rotations(gm, gains, weights=weights_of(graph))
+    rewritten = fold_rotations(gm, gains, weights_of(graph))
     given = [i.clone() if isinstance(i, Tensor) and not isinstance(i, Parameter) else i for i in inputs]
     error = difference(before, gm, {b: a for a, b in copies.items()}, rewritten, given)
     if error <= TOLERANCE:

@@ -32,6 +32,9 @@ class HadamardConfig(AffineRecipe):
         rotate_keys: whether queries and keys are rotated by one matrix of a head's width behind their position
             embeddings, so that a cache holds rotated keys; attention scores stay as they are. Caches must be filled
             by models that rotate alike.
+
+    Raises:
+        ConfigError: for a value outside its range.
     """
 
     activation: Literal["auto", "static", "token", "group"] = "token"

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from torchqx.errors import ShapeError
 from torchqx.finite_field import is_prime_power, quadratic_character
+from torchqx.made_apart import made_apart
 
 SMALL_BASES = (12, 20, 28, 36)  # the orders whose products are bases too
 SMALL_ENOUGH = 60  # a base up to here needs no product instead
@@ -87,6 +88,7 @@ def is_known(order: int) -> bool:
 
 
 @functools.lru_cache(maxsize=16)
+@made_apart
 def hadamard_matrix(order: int) -> Tensor:
     """The matrix of that order, int8 [order, order] of +-1; kept, so do not write into it.
 
@@ -118,6 +120,7 @@ def _sylvester_factors(power: int) -> list[Tensor]:
 
 
 @functools.cache
+@made_apart
 def base_matrix(base: int) -> Tensor:
     """The factor that is not a power of two, int8 [base, base]; [1] for 1."""
     h = torch.ones(1, 1, dtype=torch.int8)

@@ -22,11 +22,6 @@ class WeightLayout(StrEnum):
     EXPERTS_OUT_IN = "experts_out_in"
     EXPERTS_IN_OUT = "experts_in_out"
 
-    @property
-    def stacked(self) -> bool:
-        """Whether the matrix has a leading dimension of experts."""
-        return self in (WeightLayout.EXPERTS_OUT_IN, WeightLayout.EXPERTS_IN_OUT)
-
     def to_matrix(self, parameter: Tensor) -> Tensor:
         """Parameter -> [N, K] or [E, N, K]; a view where possible."""
         if self in (WeightLayout.IN_OUT, WeightLayout.EXPERTS_IN_OUT):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import Linear, Module, Parameter
 
-from torchqx.errors import AlreadyQuantizedError, ConfigError, NotPreparedError
+from torchqx.errors import AlreadyQuantizedError, ConfigError, NotPreparedError, UnsupportedError
 from torchqx.fx_passes.sites import Form
 from torchqx.layouts import WeightLayout
 from torchqx.plan import records_to_json
@@ -36,6 +36,9 @@ def prepare_linear(module: Linear, recipe: AffineRecipe) -> Linear:
 
     @torch.compiler.disable
     def observe(_: Module, args: tuple[Any, ...]) -> None:
+        if torch._C._functorch.is_functorch_wrapped_tensor(args[0]):
+            raise UnsupportedError("calibration under torch.func.vmap or grad", where=repr(module),
+                                   remedy="call the model on plain tensors, or do not prepare this linear.")
         state.observe(args[0], None)
 
     module.__dict__[PREPARED] = state, module.register_forward_pre_hook(observe)

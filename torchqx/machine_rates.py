@@ -1,6 +1,6 @@
 """The rates of this machine, for the cost model: measured once in a few hundred milliseconds, then read from a file.
 
-They lie in a folder in Inductor's cache, by processor, versions, C++ kernel and number of threads.
+They lie in a folder in Inductor's cache, by processor, versions, C++ kernel, this file, and number of threads.
 """
 
 import functools
@@ -27,13 +27,14 @@ from torchqx.inductor_kernels.int8_linear.cpu import SOURCES, is_supported
 from torchqx.warm_start import PACKAGE, digest_of
 
 ROWS = (1, 4, 16, 64, 128)
-SIZE, GROUP = 768, 64  # of the timed weights, and of their groups
-CALL_SIZE = 16
+SIZE, CALL_SIZE = 768, 24  # of the timed weights, and of those that are next to nothing
+GROUPS = 12  # of every row
 PASS_ELEMENTS = 1 << 18
 NO_EPILOGUE = ("none", None, None, None, 0, 255, torch.float32)
 FEWEST, ROUNDS, SMALL_REPEATS = 3, 12, 5
 SECONDS = 3.0  # after which a busy machine gets no more rounds than the fewest: several times what a quiet one takes
 CPU = torch.device("cpu")
+MEASURED = (*SOURCES, Path(__file__))
 
 _LOCK = threading.Lock()  # two measurements at once would time each other
 
@@ -46,7 +47,8 @@ def machine_rates() -> Rates:
 
 @functools.cache
 def _rates(threads: int) -> Rates:
-    key = json.dumps([processor(), torch.__version__, version(PACKAGE), digest_of(SOURCES), is_supported(CPU), threads])
+    versions = torch.__version__, version(PACKAGE), digest_of(MEASURED)
+    key = json.dumps([processor(), *versions, is_supported(CPU), threads])
     path = Path(cache_dir()) / "torchqx" / f"rates-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     if path.exists():
         return decode(path.read_text())
@@ -100,12 +102,12 @@ def measure() -> tuple[Rates, bool]:
         done += 1
         for key, call in calls.items():
             best[key] = min(best[key], *(_seconds(call) for _ in range(1 if key[1] else SMALL_REPEATS)))
-    matmul = {}
-    for name, (inside, _) in kernels.items():
-        each = [max(0.0, best[name, rows] - inside * best[name, 0]) / SIZE**2 for rows in ROWS]
+    byte, matmul = best["pass", 0] / (2 * source.nbytes), {}
+    for name in kernels:
+        each = [max(byte, (best[name, rows] - best[name, 0]) / SIZE**2) for rows in ROWS]  # noise makes no weight free
         matmul[name] = tuple(min(each[i:]) for i in range(len(ROWS)))  # fewer rows never take longer
-    calls_alone = {name: best[name, 0] for name in kernels}
-    return Rates(ROWS, matmul, calls_alone, best["pass", 0] / (2 * source.nbytes)), done >= ROUNDS
+    call = {name: best[name, 0] / inside for name, (inside, _) in kernels.items()}
+    return Rates(ROWS, matmul, call, byte), done >= ROUNDS
 
 
 Make = Callable[[int], Callable[[], Tensor]]
@@ -115,11 +117,10 @@ def _kernels(size: int) -> dict[str, tuple[int, Make]]:
     """Kernel -> how many calls are in one, and rows -> what to time, on a weight [size, size]."""
     weight = torch.randint(-127, 128, (size, size), generator=torch.Generator(CPU).manual_seed(0), dtype=torch.int8,
                            device=CPU)
-    groups = max(1, size // GROUP)
-    scales = _ones(size), _ones(size, groups)
+    scales = _ones(size), _ones(size, GROUPS)
     kernels: dict[str, tuple[int, Make]] = {
         "integer": (1, functools.partial(_integer, weight)),
-        "group": (groups, functools.partial(_grouped, weight, scales[1])),
+        "group": (GROUPS, functools.partial(_grouped, weight, scales[1])),
     }
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")

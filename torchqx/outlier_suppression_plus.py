@@ -15,6 +15,9 @@ class OutlierSuppressionPlusConfig(AffineRecipe):
     Attributes:
         shift: True or False everywhere, or "auto": where it lowers the site's loss.
         grid_steps: candidates for t; None for the released code's grid of max(100, amax / 0.5) equal steps.
+
+    Raises:
+        ConfigError: for a value outside its range.
     """
 
     shift: Literal["auto"] | bool = "auto"

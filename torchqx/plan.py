@@ -29,8 +29,8 @@ class SiteRecord:
         solver: what solved it; loss: its relative loss (compared tensor named in ``loss_on``).
         error: relative output error per token of what was chosen.
         errors: the same for every quantizer that was tried.
-        scales: of a state-space site's tensors by their role, one or one per group of channels; clipped: the share of
-            each tensor's calibration values that lies outside its range (``errors``: its own relative error).
+        scales: of a state-space site's tensors by their role, one or one per equal part of its channels; clipped: the
+            share of each tensor's calibration values that lies outside its range (``errors``: its own relative error).
         bytes_before, bytes_after: weight memory.
         macs: multiply-adds per token (experts: per routed row).
         expected_gain: by the cost model, the float matmul's time over the integers', at the most rows compiled for;

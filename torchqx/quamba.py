@@ -1,13 +1,13 @@
 """Quamba (Chiang et al., ICLR 2025, arXiv 2410.13229): static int8 for state-space models."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torchqx.errors import ConfigError
 from torchqx.observers.solvers import MinMaxSolver, SmoothQuantSolver, Solver
 from torchqx.quantizers import Granularity
 from torchqx.rotations import SMALLEST_BLOCK, Hadamard, choose
-from torchqx.scan_recipe import ScanQuantization
+from torchqx.scan_recipe import ScanQuantization, ScanScales
 from torchqx.state_space_recipe import StateSpaceRecipe
 
 SEARCHED = (None, 0.99999, 0.9999, 0.9995, 0.999, 0.995, 0.99)
@@ -34,7 +34,11 @@ class QuambaConfig(StateSpaceRecipe):
             a power of two included).
         smooth: SmoothQuant's exponent for the projections; None for no smoothing.
         scan: whether scans and convolutions are quantized, not the projections alone.
-        grouped: for Mamba2, scales per head and per group of states, without which it loses much (Quamba2).
+        scan_scales: for Mamba2, what has a scale of its own in the scan's x and z: the "tensor" (it then loses much), a
+            "head", a "cluster" of channels of alike magnitude (Quamba2), or a "channel"; but for "tensor", B and C have
+            one per group of states.
+        clusters: how many. Quamba2's kernel reads channels in order, so it has 4 groups of heads times 4 of channels;
+            ours reads a scale per channel, and any channels may share one.
         shared: one scale for B and C, and one for the convolution's input and the gate, as the paper's kernels have.
 
     Raises:
@@ -48,11 +52,18 @@ class QuambaConfig(StateSpaceRecipe):
     hadamard: bool = True
     smooth: float | None = None
     scan: bool = True
-    grouped: bool = True
+    scan_scales: ScanScales = "cluster"
+    clusters: int = 16
     shared: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.scan_scales not in get_args(ScanScales):
+            raise ConfigError(f"unknown value {self.scan_scales!r}", where="scan_scales",
+                              remedy=f"choose one of {', '.join(map(repr, get_args(ScanScales)))}.")
+        if not isinstance(self.clusters, int) or self.clusters < 1:
+            raise ConfigError(f"{self.clusters!r} is not a positive integer", where="clusters",
+                              remedy="give 1 or more.")
         for name in ("alpha", "smooth"):
             value = getattr(self, name)
             words = (None, "search") if name == "alpha" else (None,)
@@ -76,4 +87,4 @@ class QuambaConfig(StateSpaceRecipe):
         if not self.scan:
             return None
         alphas = SEARCHED if self.alpha == "search" else (self.alpha,)
-        return ScanQuantization(alphas, self.grouped, self.shared)
+        return ScanQuantization(alphas, self.scan_scales, self.clusters, self.shared)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchqx.attribute_text import encode_quantizer, encode_rotation
 from torchqx.errors import NonFiniteError
 from torchqx.inductor_kernels.int8_linear.pack import pack_int8_weight
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
 from torchqx.rotations import Hadamard
-from torchqx.storage import QuantizedWeight, encode_quantizer, encode_rotation
+from torchqx.storage import QuantizedWeight
 from torchqx.transforms import Chain, OutputRotation, ShiftScale, rotated
 
 

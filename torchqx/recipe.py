@@ -21,6 +21,7 @@ CHOICES: dict[str, tuple] = {
     "calibration": ("parallel", "sequential"),
     "loss": ("auto", "linear"),
 }
+LEFT_OUT = "left out by the recipe's include and exclude patterns"
 
 
 @dataclass
@@ -142,6 +143,7 @@ class AffineRecipe(AOBaseConfig):
         return 2.0 ** (8 - min(self.weight_bits, self.activation_bits))
 
     def selects(self, key: str) -> bool:
+        """Whether the patterns choose the site with this key."""
         return any(fnmatchcase(key, p) for p in self.include) and not any(fnmatchcase(key, p) for p in self.exclude)
 
     def with_steps(self, steps: Any) -> "AffineRecipe":

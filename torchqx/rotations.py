@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchqx.errors import ConfigError, ShapeError
 from torchqx.hadamard_matrices import is_known, times_hadamard
+from torchqx.made_apart import made_apart
 
 SMALLEST_BLOCK = 16  # that recipes and plans use: a smaller one mixes too few channels
 
@@ -89,6 +90,7 @@ def choose(k: int, seed: int | None = None) -> Hadamard:
 
 
 @functools.lru_cache(maxsize=64)
+@made_apart
 def _signs(k: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 2, (k,), generator=generator).mul(2).sub(1).float()

@@ -26,10 +26,11 @@ from torchqx.fx_passes.fuse_rotations import fuse_rotations
 from torchqx.fx_passes.lower import OpStructure
 from torchqx.fx_passes.quantize import QuantizedGraph, quantize_graph
 from torchqx.fx_passes.quantize_scan import structure_of
+from torchqx.fx_passes.rotary import turn_in_one_pass
 from torchqx.fx_passes.rotations.keys import rotate_keys
 from torchqx.fx_passes.sites import GraphSites, LinearOp
 from torchqx.fx_passes.sites.attention import find_attentions
-from torchqx.fx_passes.sites.keys import Paths
+from torchqx.fx_passes.store_shared import store_shared
 from torchqx.gradients import refuse_gradients
 from torchqx.lowering_choice import Policy, choose_lowerings
 from torchqx.plan import SiteRecord
@@ -149,10 +150,12 @@ class GraphRunner:
                 warnings.warn(f"rotations stay online: {kept}", TorchqxWarning, stacklevel=2)
                 self.refusals[kind] = refusal(self.operations, self.names.values(), kept)
             if self._turns_keys(by_weight.values()):
-                rotate_keys(graph.module, find_attentions(graph.module, Paths()))
+                rotate_keys(graph.module, find_attentions(graph.module))
             fuse_codes(graph)
             fuse_rotations(graph.module)
             fuse_epilogues(graph.module)
+            store_shared(graph.module)
+            turn_in_one_pass(graph.module)
             use_attention_kernel(graph.module)
             self.executables[kind] = Executable(graph, self.traced, self.lowering, self.options)
         if kind in self.refusals:

@@ -1,10 +1,12 @@
 """How the tensors of scans and causal convolutions are represented: a leaf word of the recipes."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torchqx.quantizers import AffineQuantizer
 
 CODE = AffineQuantizer(8, symmetric=True, signed=True)
+ScanScales = Literal["tensor", "head", "cluster", "channel"]
 
 
 @dataclass(frozen=True)
@@ -14,11 +16,14 @@ class ScanQuantization:
     Attributes:
         alphas: quantiles of |x| that may limit the scan's input, None for the largest; where there are several, each
             site takes the one with the smallest error of the scan's result.
-        grouped: scales per head (x, z) and per group of states (B, C), where the operator has heads.
+        scales: where the operator has heads, whether x and z have one scale per head, per cluster of channels of alike
+            magnitude, or per channel; B and C then have one per group of states. "tensor": one each.
+        clusters: how many at most.
         shared: one scale for B and C, and one for the convolution's input and the scan's gate, as where an int8 matmul
             writes both.
     """
 
     alphas: tuple[float | None, ...] = (None,)
-    grouped: bool = True
+    scales: ScanScales = "head"
+    clusters: int = 16
     shared: bool = False

@@ -19,15 +19,15 @@ from torchqx.fx_passes.sites.scans import (
     STATE_UPDATE,
     TENSORS,
 )
-from torchqx.observers import MagnitudeObserver
+from torchqx.observers import MagnitudeObserver, shared_limits
 from torchqx.plan import SiteRecord, Status
 from torchqx.scan_constants import coded_constant
-from torchqx.scan_recipe import CODE, ScanQuantization
+from torchqx.scan_recipe import CODE, ScanQuantization, ScanScales
 
 SAMPLE_STEPS = 1024
 SYMMETRIC = "s8 symmetric per tensor, static"
-HEAD_DIMENSION = {"x": -2, "z": -2, "B": -2, "C": -2}
-"""Where Mamba2's operands have their heads, or groups of states."""
+IN_HEADS, IN_GROUPS = ("x", "z"), ("B", "C")
+"""Mamba2's operands whose last two dimensions are heads and their channels, or groups and their states."""
 TIME = {SELECTIVE_SCAN: -1, CHUNK_SCAN: 1, CONV: -1}
 """Where the operands of whole sequences have their steps."""
 
@@ -83,8 +83,9 @@ class ScanState:
             real = rows_mask(padding, torch.Size((x.shape[0], x.shape[TIME[target]], 1)))
         for role, name in names.items():
             values = given[name] if real is None else _steps(given[name], TIME[target], real)
-            self.observers[role](_channels_last(target, role, values, self.quantization.grouped))
-        if self.sample is None and target in TIME and (real is None or bool(real.any())):
+            self.observers[role](_channels_last(target, role, values, self.quantization.scales))
+        if target in TIME and (real is None or bool(real.any())):
+            # Of the last call: the running quantiles start with the first one's, and fit that best.
             self.sample = target, _excerpt(target, given, real)
 
     def _searched(self, role: str) -> bool:
@@ -99,19 +100,25 @@ class ScanState:
         if not self.calibrating:
             return
         alphas = self.quantization.alphas if self.kind == "scan" else (None,)
-        limits = {role: o.limits(alphas[0] if self._searched(role) else None) for role, o in self.observers.items()}
+        limits = {role: self._limits(role, alphas[0]) for role in self.observers}
         if self.quantization.shared and {"B", "C"} <= limits.keys():
             limits["B"] = limits["C"] = torch.maximum(limits["B"], limits["C"])
         tried: dict[str, float] = {}
         best = limits
         for alpha in alphas:
-            limits = {**limits, **({"x": self.observers["x"].limits(alpha)} if self.kind == "scan" else {})}
+            limits = {**limits, **({"x": self._limits("x", alpha)} if self.kind == "scan" else {})}
             error = self._error(limits)
             if not tried or error < min(tried.values()):
                 best = limits
             tried["absmax" if alpha is None else f"percentile {alpha:g}"] = error
         self._fill(best, tried)
         self.release()
+
+    def _limits(self, role: str, alpha: float | None) -> Tensor:
+        """What the codes of tensor ``role`` shall reach, where ``alpha`` limits the scan's input."""
+        limits = self.observers[role].limits(alpha if self._searched(role) else None)
+        clustered = self.quantization.scales == "cluster" and role in IN_HEADS
+        return shared_limits(limits, self.quantization.clusters) if clustered else limits
 
     def release(self) -> None:
         """Drop the statistics once the site is solved."""
@@ -123,18 +130,26 @@ class ScanState:
         self.record.scales[role] = _scales(limits)
 
     def solved(self, role: str) -> Tensor:
-        """The largest magnitude that the tensor's codes reach, float32 [1] or one per group; solves if that was not
+        """The largest magnitude that the tensor's codes reach, float32 [1] or one per scale; solves if that was not
         done yet."""
         self.solve()
         return torch.tensor(self.record.scales[role]) * CODE.qmax
 
     def _error(self, limits: dict[str, Tensor]) -> float:
-        """Relative error of the operator's result with operands and constants as their codes say."""
+        """Relative error of the operator's result with operands and constants as their codes say.
+
+        A gate that comes later may silence the largest channel: without one inside, the error is the mean of the
+        channels' own, of which none loses more than all.
+        """
         if self.sample is None:
             return 0.0  # only single steps were seen: nothing to measure a sequence on
         target, given = self.sample
         exact, found = (_result(target, arguments) for arguments in (given, _all_coded(target, given, limits)))
-        return float((found - exact).norm() / exact.norm().clamp(min=1e-30))
+        if self.kind == "conv" or given["z"] is not None:
+            return _relative(found, exact)
+        steps = TIME[target]
+        lost, size = (found - exact).norm(dim=steps), exact.norm(dim=steps)
+        return float((lost / size.clamp(min=1e-30)).clamp(max=1).mean())
 
     def run(self, target: Any, given: dict[str, Any]) -> Any:
         """The operator's value with operands and constants as their codes say, once the site is solved; that of the
@@ -159,7 +174,7 @@ class ScanState:
             values = given[TENSORS[target][role]]
             if values is None:
                 continue
-            moved = _channels_last(target, role, values, limit.numel() > 1)
+            moved = _channels_last(target, role, values, self.quantization.scales)
             record.clipped[role] = float((moved.abs() > limit * (1 + 1e-6)).float().mean())
             record.errors[role] = _relative(_coded(values, limit), values)
         for role, name in CONSTANTS[target].items():
@@ -175,18 +190,19 @@ def _scales(limits: Tensor) -> list[float]:
 
 def _span(scales: list[float]) -> str:
     low, high = min(scales), max(scales)
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g} ({len(scales)} groups)"
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g} ({len(set(scales))} scales)"
 
 
-def _channels_last(target: Any, role: str, value: Tensor, grouped: bool) -> Tensor:
-    """[..., K] with what shares one scale in each of the K columns."""
+def _channels_last(target: Any, role: str, value: Tensor, scales: ScanScales) -> Tensor:
+    """[..., K] with what shares one scale, or a channel that may be put into a cluster, in each of the K columns."""
     has_heads = target is CHUNK_SCAN or (target is STATE_UPDATE and value.dim() == 3)
-    heads = grouped and has_heads and role in HEAD_DIMENSION
-    return value.movedim(HEAD_DIMENSION[role], -1) if heads else value.reshape(-1, 1)
+    if scales == "tensor" or not has_heads or role not in IN_HEADS + IN_GROUPS:
+        return value.reshape(-1, 1)
+    return value.movedim(-2, -1) if scales == "head" or role in IN_GROUPS else value.flatten(-2)
 
 
 def _coded(value: Tensor, limit: Tensor) -> Tensor:
-    limit = (limit[:, None] if limit.numel() > 1 else limit).to(value.device)
+    limit = (limit.view(value.shape[-2], -1) if limit.numel() > 1 else limit).to(value.device)
     return CODE.fake_quantize(value.float(), -limit, limit).to(value.dtype)
 
 

@@ -30,6 +30,7 @@ from torchqx.scan_state import ScanState
 from torchqx.session import Call, Session
 from torchqx.site_state import SiteState
 from torchqx.storage import QuantizedWeight
+from torchqx.storage_matmul import matmul_experts, matmul_rows
 
 AUTOCAST = (_enter_autocast, _exit_autocast)
 
@@ -241,12 +242,12 @@ def _quantized(runner: Any, op: LinearOp, environment: dict[Node, Any]) -> Any:
         return _float(runner, op.node, environment)
     x, bias = environment[op.x], None if op.bias is None else environment[op.bias]
     if op.form is Form.EXPERTS:
-        return stored.matmul_experts(x, environment[op.offsets])
+        return matmul_experts(x, stored, environment[op.offsets])
     if op.form is Form.CONV:
-        return conv_result(stored.matmul_rows(conv_rows(x, tuple(weight.shape[2:])), bias))
+        return conv_result(matmul_rows(conv_rows(x, tuple(weight.shape[2:])), stored, bias))
     if op.form is Form.LEFT:
-        return left_result(stored.matmul_rows(left_rows(x), bias))
-    return stored.matmul_rows(x, bias)
+        return left_result(matmul_rows(left_rows(x), stored, bias))
+    return matmul_rows(x, stored, bias)
 
 
 def _scanned(runner: Any, node: Node, state: ScanState, environment: dict[Node, Any]) -> Any:

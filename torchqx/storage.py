@@ -1,55 +1,25 @@
 """The storage tensor: a weight as integers, with its site's transform and activation quantizer beside it.
 
 It stands where the float ``nn.Parameter`` stood. In eager mode every op on it works: linear, addmm, matmul and
-convolutions compute the fake-quantized result (what the compiled integer path computes, up to rounding), anything else
-sees the dequantized weight. Under the backend the matmuls run on the integers.
+convolutions compute the fake-quantized result (``storage_ops``, ``storage_matmul``), anything else sees the dequantized
+weight. Under the backend the matmuls run on the integers.
 """
 
-import json
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torchao.utils import TorchAOBaseTensor
 
-from torchqx.errors import AlreadyQuantizedError, CheckpointError, ShapeError
-from torchqx.gradients import refuse_gradients
+from torchqx.attribute_text import decode_quantizer, decode_rotation
+from torchqx.errors import AlreadyQuantizedError
 from torchqx.inductor_kernels.int8_linear.pack import unpack_int8_weight
 from torchqx.layouts import WeightLayout
 from torchqx.quantizers import AffineQuantizer
 from torchqx.rotations import Hadamard
 from torchqx.transforms import Chain, OutputRotation, ShiftScale, rotated
-
-
-def encode_quantizer(quantizer: AffineQuantizer) -> str:
-    """An AffineQuantizer as JSON text, the form in which tensors and checkpoints carry it."""
-    return json.dumps(asdict(quantizer), separators=(",", ":"))
-
-
-def decode_quantizer(text: str) -> AffineQuantizer:
-    """The inverse of :func:`encode_quantizer`. Raises CheckpointError for text that is not one."""
-    try:
-        return AffineQuantizer(**json.loads(text))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError("not a quantizer", where=text[:60], remedy="save the checkpoint again.") from error
-
-
-def encode_rotation(rotation: Hadamard | None) -> str:
-    """A rotation as JSON text; empty for none."""
-    return "" if rotation is None else json.dumps(rotation.to_json(), separators=(",", ":"))
-
-
-def decode_rotation(text: str) -> Hadamard | None:
-    """The inverse of :func:`encode_rotation`. Raises CheckpointError for text that is not one."""
-    try:
-        return Hadamard(**json.loads(text)) if text else None
-    except (TypeError, ValueError) as error:
-        raise CheckpointError("not a rotation", where=str(text)[:60], remedy="save the checkpoint again.") from error
-
 
 CHANGES = [0]
 """How often a storage tensor got new content, all of them together: while it stands, each holds what it held."""
@@ -233,49 +203,11 @@ class QuantizedWeight(TorchAOBaseTensor):
         return dequantize_matrix(self.codes, self.scale, self.zero_point, self.weight_spec)
 
     def dequantize(self, output_dtype: torch.dtype | None = None) -> Tensor:
-        """The float weight, in the parameter's shape: the transform is undone."""
+        """The float weight, in the parameter's shape, and its dtype or another: the transform is undone."""
         matrix = self.transform.original(self.transformed_matrix())
         if self.output_hadamard is not None:
             matrix = OutputRotation(self.output_hadamard).original(matrix)
         return WeightLayout(self.matrix_layout).from_matrix(matrix, self.shape).to(output_dtype or self.dtype)
-
-    def fake_quantized(self, x: Tensor) -> Tensor:
-        """Rows ``x`` [..., K] as the integer matmul sees them, still in the transformed coordinates; float32."""
-        x = self.transform.activation(x.float())
-        spec = self.activation_spec
-        if spec.dynamic:
-            return spec.fake_quantize(x)
-        codes = spec.quantize(x, self.act_scale, self.act_zero_point)
-        return spec.dequantize(codes, self.act_scale, self.act_zero_point)
-
-    def matmul_rows(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """The quantized ``x Wᵀ + b`` for rows [..., K] -> [..., N], in x's dtype."""
-        if x.shape[-1] != self.matrix_shape[-1]:
-            raise ShapeError(f"rows of {x.shape[-1]} meet a weight of {self.matrix_shape[-1]} columns",
-                             where="QuantizedWeight", remedy="check the model's input.")
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            y = F.linear(self.fake_quantized(x), self.transformed_matrix(), self.shift_bias)
-            y = self._turned_back(y)
-            y = (y if bias is None else y + bias.float()).to(dtype)
-        return refuse_gradients((x, bias), y) if torch.is_grad_enabled() else y
-
-    def matmul_experts(self, x: Tensor, offsets: Tensor) -> Tensor:
-        """The quantized product of rows [T, K], sorted by expert, with their experts' weights -> [T, N], in x's dtype.
-
-        Args:
-            offsets: where each expert's rows end, [E]; rows after the last end give zeros.
-        """
-        rows, weight, shifted = self.fake_quantized(x), self.transformed_matrix(), self.shift_bias
-        y, start = rows.new_zeros(rows.shape[0], weight.shape[1]), 0
-        for e, end in enumerate(offsets.tolist()):
-            y[start:end] = F.linear(rows[start:end], weight[e], None if shifted is None else shifted[e])
-            start = end
-        return self._turned_back(y).to(x.dtype)
-
-    def _turned_back(self, y: Tensor) -> Tensor:
-        return y if self.output_hadamard is None else OutputRotation(self.output_hadamard).result(y)
 
 
 MADE = ("_flat", "_identity", "weight_spec", "activation_spec", "hadamard", "output_hadamard")

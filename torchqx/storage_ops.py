@@ -13,6 +13,7 @@ from torchqx.errors import AlreadyQuantizedError
 from torchqx.layouts import WeightLayout
 from torchqx.rows import conv_result, conv_rows, left_result, left_rows
 from torchqx.storage import QuantizedWeight
+from torchqx.storage_matmul import matmul_rows
 
 aten = torch.ops.aten
 
@@ -30,7 +31,7 @@ def _is(weight: Any, layout: WeightLayout) -> bool:
 def _linear(func: Callable, types: Any, args: tuple, kwargs: dict) -> Tensor:
     def call(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if _is(weight, WeightLayout.OUT_IN):
-            return weight.matmul_rows(x, bias)
+            return matmul_rows(x, weight, bias)
         return _dequantized(func, (x, weight, bias), {})
 
     return call(*args, **{{"input": "x"}.get(k, k): v for k, v in kwargs.items()})
@@ -39,7 +40,7 @@ def _linear(func: Callable, types: Any, args: tuple, kwargs: dict) -> Tensor:
 @QuantizedWeight.implements_torch_function([torch.addmm, torch.Tensor.addmm])
 def _addmm(func: Callable, types: Any, args: tuple, kwargs: dict) -> Tensor:
     if not kwargs and len(args) == 3 and _is(args[2], WeightLayout.IN_OUT):
-        return args[2].matmul_rows(args[1], args[0])
+        return matmul_rows(args[1], args[2], args[0])
     return _dequantized(func, args, kwargs)
 
 
@@ -48,9 +49,9 @@ def _addmm(func: Callable, types: Any, args: tuple, kwargs: dict) -> Tensor:
 def _matmul(func: Callable, types: Any, args: tuple, kwargs: dict) -> Tensor:
     left, right = reversed(args) if func is torch.Tensor.__rmatmul__ else args
     if _is(right, WeightLayout.IN_OUT):
-        return right.matmul_rows(left, None)
+        return matmul_rows(left, right, None)
     if _is(left, WeightLayout.OUT_IN):
-        return left_result(left.matmul_rows(left_rows(right), None))
+        return left_result(matmul_rows(left_rows(right), left, None))
     return _dequantized(torch.matmul, (left, right), {})
 
 
@@ -58,7 +59,7 @@ def _matmul(func: Callable, types: Any, args: tuple, kwargs: dict) -> Tensor:
 def _conv(func: Callable, types: Any, args: tuple, kwargs: dict) -> Tensor:
     def call(x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:
         if _is(weight, WeightLayout.CONV):
-            return conv_result(weight.matmul_rows(conv_rows(x, tuple(weight.shape[2:])), bias))
+            return conv_result(matmul_rows(conv_rows(x, tuple(weight.shape[2:])), weight, bias))
         return _dequantized(func, (x, weight, bias, *rest), named)
 
     return call(*args, **{{"input": "x"}.get(k, k): v for k, v in kwargs.items()})

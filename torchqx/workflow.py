@@ -77,7 +77,7 @@ def prepare(model: Module, recipe: AffineRecipe) -> Module:
 
 
 def abandon(model: Module) -> Module:
-    """Undo :func:`prepare`: drop the statistics. Returns ``model``."""
+    """Undo :func:`prepare`: drop the statistics. Returns ``model``. Raises NotPreparedError if it is not prepared."""
     model = unwrap(model)
     _session(model).batches = []  # torch's cache of compiled code keeps the session
     del model.__dict__[SESSION]
@@ -104,7 +104,7 @@ def convert(model: Module, progress: Progress = quiet) -> Module:
     states = session.states_in(model)
     if not session.knows(model) and next(model.parameters(), None) is not None:
         raise NoCalibrationDataError("the model was not called after prepare", where=type(model).__name__,
-                                     remedy="run calibration batches through it first.")
+                                     remedy="run calibration batches through it first, not from torch.func.vmap.")
     if not any(s.calibrating or s.parameters is not None for s in states):
         reasons = "; ".join(f"{s.record.key}: {s.record.reason}" for s in states[:5])
         raise NoSitesError(f"no site to quantize ({reasons or 'no weighted matmul'})", where=type(model).__name__,

@@ -20,7 +20,6 @@ from torchqx.fx_passes.rotations.norms import (
     weighted,
 )
 from torchqx.fx_passes.sites import NormSite
-from torchqx.fx_passes.sites.keys import Paths
 from torchqx.fx_passes.sites.norms import find_norms
 from torchqx.fx_passes.sites.ops import RESHAPES, fake, is_identity, op_name, same_size
 from torchqx.fx_passes.sites.provenance import Provenance, placeholder_parameters
@@ -40,7 +39,7 @@ def take_out_norms(gm: GraphModule, gains: Gains, linears: Collection[Node] = ()
     """
     changing = changing_values(gm.graph.nodes)
     instead: dict[Node, Node] = {}  # one norm may read another's result
-    norms, _ = find_norms(gm, Provenance(gm, placeholder_parameters(gm)), Paths())
+    norms, _ = find_norms(gm, Provenance(gm, placeholder_parameters(gm)))
     for site in norms:
         if site.node in changing:
             continue

@@ -6,7 +6,7 @@ Only nodes ``torchqx::hadamard`` move, and the graph means the same before and a
 has absorbed is not looked at. What does not cancel stays, or ends at a float weight: that of an embedding or a linear.
 """
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,6 @@ from torchqx.fx_passes.rotations.functional import functionalize_additions
 from torchqx.fx_passes.rotations.norms import bare_layer_norm, rotated_ones
 from torchqx.fx_passes.rotations.offline import from_weights
 from torchqx.fx_passes.rotations.patches import take_rows
-from torchqx.fx_passes.sites.keys import Paths
 from torchqx.fx_passes.sites.norms import find_norms
 from torchqx.fx_passes.sites.ops import fake, op_name
 from torchqx.fx_passes.sites.provenance import Provenance, placeholder_parameters
@@ -32,52 +31,47 @@ from torchqx.fx_passes.sites.provenance import Provenance, placeholder_parameter
 
 @dataclass(frozen=True)
 class Frame:
-    """Coordinates rotated by R: its block, and what tells its signs apart from others (None: no signs)."""
+    """Coordinates rotated by R: its block, and its signs (None: no signs)."""
 
     block: int
-    signs: Hashable
+    signs: Node | None
     shape: Shape
 
 
-def fold_rotations(gm: GraphModule, gains: Gains | None = None, signs: Mapping[Node, Hashable] | None = None,
-                   weights: Collection[Node] = ()) -> set[Node]:
+def fold_rotations(gm: GraphModule, gains: Gains, weights: Collection[Node]) -> set[Node]:
     """Rewrite ``gm`` in place; its inputs stay as they are. Returns the ops that compute something else now.
 
     Args:
         gains: divisor -> (norm weight, offset) that it equals; see :func:`take_out_norms`.
-        signs: signs of a rotation -> equal keys where the values are equal; without it, each node is its own.
         weights: inputs that are known before the graph runs: rotating them costs nothing.
     """
-    gains, keys = gains or {}, signs or {}
     functionalize_additions(gm)
     take_rows(gm.graph)
     linears = linears_behind_norms(gm, weights)
     if linears:  # a norm is taken apart for those only that will read it rotated
         graph, copies = copied(gm)
         trial = _fold(GraphModule(gm, graph), {copies[d]: (copies[w], o) for d, (w, o) in gains.items()},
-                      {copies[n]: key for n, key in keys.items()}, {copies[n] for n in weights},
-                      {copies[n] for n in linears})
+                      {copies[n] for n in weights}, {copies[n] for n in linears})
         linears = {n for n in linears if copies[n] in trial}
-    return _fold(gm, gains, keys, weights, linears)
+    return _fold(gm, gains, weights, linears)
 
 
 def linears_behind_norms(gm: GraphModule, weights: Collection[Node]) -> set[Node]:
     """Float linears that could absorb the weight of the norm whose result they read."""
-    norms, _ = find_norms(gm, Provenance(gm, placeholder_parameters(gm)), Paths())
+    norms, _ = find_norms(gm, Provenance(gm, placeholder_parameters(gm)))
     return {n for n in gm.graph.nodes if op_name(n) == "linear" and n.args[1:] and not n.kwargs
             and n.args[1] in weights and norm_before(n.args[0], norms)}
 
 
-def _fold(gm: GraphModule, gains: Gains, keys: Mapping[Node, Hashable], weights: Collection[Node],
-          linears: Collection[Node]) -> set[Node]:
+def _fold(gm: GraphModule, gains: Gains, weights: Collection[Node], linears: Collection[Node]) -> set[Node]:
     take_out_norms(gm, gains, linears)
     for node in gm.graph.nodes:
         if node.target in (HADAMARD, torch.div):
             _alike(node, node.args[0])
     rewritten: set[Node] = set()
-    for frame in dict.fromkeys(frame_of(node, keys) for node in rotations(gm.graph)):
-        rewritten |= _Folding(gm.graph, frame, keys, weights).run()
-    cancel_pairs(gm.graph, keys)
+    for frame in dict.fromkeys(frame_of(node) for node in rotations(gm.graph)):
+        rewritten |= _Folding(gm.graph, frame, weights).run()
+    cancel_pairs(gm.graph)
     for node in reversed(rotations(gm.graph)):
         if not node.users:
             gm.graph.erase_node(node)
@@ -108,21 +102,21 @@ def rotations(graph: Graph) -> list[Node]:
     return [n for n in graph.nodes if n.target is HADAMARD and fake(n) is not None]
 
 
-def frame_of(node: Node, keys: Mapping[Node, Hashable]) -> Frame:
+def frame_of(node: Node) -> Frame:
     """The frame that an explicit rotation leads to or from."""
     value, signs, block = node.args[:3]
     if signs is None:
         return Frame(block, None, Shape(block, None))
-    return Frame(block, keys.get(signs, signs), Shape(block, fake(value).shape[-1]))
+    return Frame(block, signs, Shape(block, fake(value).shape[-1]))
 
 
 class _Folding:
     """One frame's rotations."""
 
-    def __init__(self, graph: Graph, frame: Frame, keys: Mapping[Node, Hashable], weights: Collection[Node]) -> None:
+    def __init__(self, graph: Graph, frame: Frame, weights: Collection[Node]) -> None:
         self.graph, self.frame = graph, frame
         changing = changing_values(graph.nodes)
-        own = [n for n in rotations(graph) if frame_of(n, keys) == frame]
+        own = [n for n in rotations(graph) if frame_of(n) == frame]
         self.signs = own[0].args[1]
         self.sources = {n for n in own if n.args[3]}
         self.sinks = {n: n.args[0] for n in own if not n.args[3] and n.args[0] not in changing}
@@ -198,15 +192,15 @@ class _Folding:
         return self.made[key]
 
 
-def cancel_pairs(graph: Graph, keys: Mapping[Node, Hashable]) -> None:
+def cancel_pairs(graph: Graph) -> None:
     """x R Rᵀ -> x, and one rotation for all readers of one value."""
     seen: dict[tuple, Node] = {}
     changing = changing_values(graph.nodes)
     for node in rotations(graph):
-        value, frame, transpose = node.args[0], frame_of(node, keys), node.args[3]
+        value, frame, transpose = node.args[0], frame_of(node), node.args[3]
         if value in changing:
             continue
-        inner = value if value.target is HADAMARD and frame_of(value, keys) == frame else None
+        inner = value if value.target is HADAMARD and frame_of(value) == frame else None
         if inner is not None and inner.args[3] != transpose and inner.args[0] not in changing:
             node.replace_all_uses_with(inner.args[0])
         elif (first := seen.setdefault((value, frame, transpose), node)) is not node:

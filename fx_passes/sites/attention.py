@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.fx import GraphModule, Node
 
-from torchqx.fx_passes.sites.keys import KeyMaker, Paths
+from torchqx.fx_passes.sites.keys import KeyMaker, path_of
 from torchqx.fx_passes.sites.ops import RESHAPES, argument, constant, fake, is_cast, last_dim, op_name
 from torchqx.fx_passes.sites.site import AttentionSite
 
@@ -14,7 +14,7 @@ _PRODUCTS = ("matmul", "bmm", "baddbmm")
 _SHAPED = RESHAPES | {"expand", "permute", "transpose"}
 
 
-def find_attentions(gm: GraphModule, paths: Paths) -> list[AttentionSite]:
+def find_attentions(gm: GraphModule) -> list[AttentionSite]:
     """Every attention, in graph order."""
     keys, found = KeyMaker(), []
     for node in gm.graph.nodes:
@@ -26,7 +26,7 @@ def find_attentions(gm: GraphModule, paths: Paths) -> list[AttentionSite]:
         else:
             continue
         if site is not None:
-            site.key = keys(paths.of(node), "attention")
+            site.key = keys(path_of(node), "attention")
             site.nodes = sorted(set(site.nodes))
             found.append(site)
     return found

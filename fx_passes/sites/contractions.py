@@ -10,7 +10,7 @@ from torch._ops import HigherOrderOperator
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from torchqx.fx_passes.sites.ops import argument, fake, op_name
+from torchqx.fx_passes.sites.ops import argument, fake, is_mapped, op_name
 from torchqx.fx_passes.sites.provenance import ParameterView, Provenance
 from torchqx.fx_passes.sites.site import Form
 from torchqx.layouts import WeightLayout
@@ -50,7 +50,10 @@ def read_contraction(node: Node, provenance: Provenance) -> Found:
         return _refuse_parameters(node, provenance, "inside the higher-order op {name}, whose graph is not searched")
     name = op_name(node)
     if name in _READERS:
-        return _READERS[name](node, provenance)
+        found = _READERS[name](node, provenance)
+        if isinstance(found, Contraction) and is_mapped(node):
+            return Refusal(node, found.weight, "inside torch.func.vmap or grad, where no values are seen")
+        return found
     if name in _REASONS:
         return _refuse_parameters(node, provenance, _REASONS[name])
     return None

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from torch.fx import Node
 
@@ -20,9 +20,9 @@ def clean_path(name: str) -> str:
 
 
 def _root(name: str) -> str:
-    """``L['self'].a.b`` -> ``L_self``, as it stands in the names of placeholders."""
+    """``L['self'].a.b`` -> ``L['self']``."""
     found = _ROOT.match(name)
-    return re.sub(r"\W+", "_", found.group()).strip("_") if found else ""
+    return found.group() if found else ""
 
 
 def source_path(placeholder: Node) -> str:
@@ -39,36 +39,14 @@ def source_path(placeholder: Node) -> str:
     return bare.strip("._")
 
 
-class Paths:
-    """Module paths of a graph's nodes.
-
-    ``names``: parameter placeholder -> its name in the whole model. Where a graph was traced from a submodule's frame
-    (after a graph break, or compiled layer by layer), they tell what comes before the frame's own paths.
-    """
-
-    def __init__(self, names: Mapping[Node, str] | None = None) -> None:
-        votes: dict[str, Counter[str]] = {}
-        for placeholder, name in (names or {}).items():
-            local = source_path(placeholder)
-            if local and (name == local or name.endswith(f".{local}")):
-                root = _MANGLED_ROOT.match(str(placeholder.target))
-                before = name.removesuffix(local).strip(".")
-                votes.setdefault(root.group().rstrip("_") if root else "", Counter())[before] += 1
-        self._prefix = {root: counter.most_common(1)[0][0] for root, counter in votes.items()}
-
-    def of(self, node: Node, weight: Node | None = None) -> str:
-        """Path of the module whose code made ``node``; of ``weight``'s owner where the node does not tell."""
-        stack = node.meta.get("nn_module_stack")
-        if stack:
-            entries = [entry[0] for entry in stack.values()]
-            root = _root(entries[0])
-            path = clean_path([entry for entry in entries if _root(entry) == root][-1])
-        elif weight is not None:
-            found = _MANGLED_ROOT.match(str(weight.target))
-            root, path = found.group().rstrip("_") if found else "", source_path(weight).rpartition(".")[0]
-        else:
-            root, path = next(iter(self._prefix), ""), ""
-        return ".".join(part for part in (self._prefix.get(root, ""), path) if part)
+def path_of(node: Node, weight: Node | None = None) -> str:
+    """Path of the module whose code made ``node``; of ``weight``'s owner where the node does not tell."""
+    stack = node.meta.get("nn_module_stack")
+    if stack:
+        entries = [entry[0] for entry in stack.values()]
+        root = _root(entries[0])
+        return clean_path([entry for entry in entries if _root(entry) == root][-1])
+    return "" if weight is None else source_path(weight).rpartition(".")[0]
 
 
 def common_path(paths: Iterable[str]) -> str:

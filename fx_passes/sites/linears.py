@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch.fx import GraphModule, Node
 
 from torchqx.fx_passes.sites.contractions import Contraction, Refusal, read_contraction
-from torchqx.fx_passes.sites.keys import KeyMaker, Paths, common_path
+from torchqx.fx_passes.sites.keys import KeyMaker, common_path, path_of
 from torchqx.fx_passes.sites.ops import same_rows
 from torchqx.fx_passes.sites.provenance import Provenance
 from torchqx.fx_passes.sites.site import Form, LinearOp, LinearSite, Unsupported
@@ -20,7 +20,7 @@ class LinearSearch:
     unsupported: list[Unsupported] = field(default_factory=list)
 
 
-def find_linear_ops(gm: GraphModule, provenance: Provenance, paths: Paths, taken: Iterable[Node]) -> LinearSearch:
+def find_linear_ops(gm: GraphModule, provenance: Provenance, taken: Iterable[Node]) -> LinearSearch:
     """Every weighted matmul; ``taken`` are matmuls that belong to an attention."""
     search, keys, skipped = LinearSearch(), KeyMaker(), set(taken)
     for node in gm.graph.nodes:
@@ -28,7 +28,7 @@ def find_linear_ops(gm: GraphModule, provenance: Provenance, paths: Paths, taken
             continue
         found = read_contraction(node, provenance)
         if isinstance(found, Contraction):
-            path = paths.of(node, found.weight)
+            path = path_of(node, found.weight)
             search.ops.append(
                 LinearOp(
                     found.node, found.x, found.weight, found.bias, found.form, found.layout,
@@ -36,7 +36,7 @@ def find_linear_ops(gm: GraphModule, provenance: Provenance, paths: Paths, taken
                 )
             )  # fmt: skip
         elif isinstance(found, Refusal):
-            path = paths.of(node, found.weight)
+            path = path_of(node, found.weight)
             search.unsupported.append(Unsupported(keys(path, "unsupported"), node, found.reason, "linear"))
     return search
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from torchqx.fx_passes.sites.keys import KeyMaker, Paths
+from torchqx.fx_passes.sites.keys import KeyMaker, path_of
 from torchqx.fx_passes.sites.ops import (
     argument,
     before_casts,
@@ -21,7 +21,7 @@ from torchqx.fx_passes.sites.provenance import Provenance
 from torchqx.fx_passes.sites.site import NormSite, Unsupported
 
 
-def find_norms(gm: GraphModule, provenance: Provenance, paths: Paths) -> tuple[list[NormSite], list[Unsupported]]:
+def find_norms(gm: GraphModule, provenance: Provenance) -> tuple[list[NormSite], list[Unsupported]]:
     """Every norm over the last dimension, in graph order."""
     norms: list[NormSite] = []
     unsupported: list[Unsupported] = []
@@ -33,11 +33,11 @@ def find_norms(gm: GraphModule, provenance: Provenance, paths: Paths) -> tuple[l
         else:
             found = _spelled_out(node, provenance)
         if isinstance(found, NormSite):
-            found.key = keys(paths.of(node, found.weight), "norm")
+            found.key = keys(path_of(node, found.weight), "norm")
             found.nodes = sorted(set(found.nodes))
             norms.append(found)
         elif isinstance(found, str):
-            unsupported.append(Unsupported(refused(paths.of(node), "unsupported"), node, found, "norm"))
+            unsupported.append(Unsupported(refused(path_of(node), "unsupported"), node, found, "norm"))
     return norms, unsupported
 
 

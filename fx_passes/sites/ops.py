@@ -69,6 +69,13 @@ def fake(node: Any) -> torch.Tensor | None:
     return value if isinstance(value, torch.Tensor) else None
 
 
+def is_mapped(node: Node) -> bool:
+    """Whether a function transform (``torch.func.vmap``, ``grad``) is at work on the node's value: nothing else can
+    look at it."""
+    value = fake(node)
+    return value is not None and torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
 def constant(value: Any) -> float | int | None:
     """A number: written in the graph, or one that Dynamo made an input (``dynamic=True``) with the value it had."""
     if isinstance(value, Node):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from torch.fx import GraphModule, Node
 
 from torchqx.fx_passes.sites.flow import Flow
-from torchqx.fx_passes.sites.keys import KeyMaker, Paths, common_path
+from torchqx.fx_passes.sites.keys import KeyMaker, common_path, path_of
 from torchqx.fx_passes.sites.ops import fake, is_cast, op_name, same_rows, same_shape
 from torchqx.fx_passes.sites.provenance import Provenance
 from torchqx.fx_passes.sites.site import NormSite, ResidualSite
@@ -15,7 +15,6 @@ def find_residuals(
     gm: GraphModule,
     flow: Flow,
     provenance: Provenance,
-    paths: Paths,
     norms: Iterable[NormSite],
     inside_attention: Collection[Node],
 ) -> list[ResidualSite]:
@@ -35,7 +34,7 @@ def find_residuals(
         members[node] = adds
     keys = KeyMaker()
     streams = {id(adds): adds for adds in members.values()}.values()
-    return [ResidualSite(keys(common_path(map(paths.of, adds)), "residual"), adds) for adds in streams]
+    return [ResidualSite(keys(common_path(map(path_of, adds)), "residual"), adds) for adds in streams]
 
 
 def _stream_operand(node: Node, flow: Flow, stream_of: Mapping[Node, Node], provenance: Provenance) -> Node | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from torchqx.fx_passes.sites.keys import KeyMaker, Paths
+from torchqx.fx_passes.sites.keys import KeyMaker, path_of
 from torchqx.fx_passes.sites.ops import op_name
 from torchqx.fx_passes.sites.provenance import Provenance
 from torchqx.fx_passes.sites.site import LinearOp, LinearSite, ScanSite, Unsupported
@@ -39,7 +39,7 @@ _INSIDE_HOST = re.compile(rf", in ({'|'.join(HOST_FUNCTIONS)})$", re.MULTILINE)
 _VIEWS = frozenset({"transpose", "getitem", "view", "reshape", "unsqueeze", "squeeze", "contiguous", "permute"})
 
 
-def find_scans(gm: GraphModule, provenance: Provenance, paths: Paths,
+def find_scans(gm: GraphModule, provenance: Provenance,
                linears: Iterable[LinearOp]) -> tuple[list[ScanSite], list[Unsupported]]:
     """Every site; and, one per module, the scans written by hand and the functions that were traced step by step."""
     found: list[ScanSite] = []
@@ -49,10 +49,10 @@ def find_scans(gm: GraphModule, provenance: Provenance, paths: Paths,
         if node.op not in ("call_function", "call_method"):
             continue
         for reason, kind in _step_by_step(node):
-            if (path := paths.of(node), reason) not in told:
+            if (path := path_of(node), reason) not in told:
                 told[path, reason] = Unsupported(keys(path, "unsupported"), node, reason, kind)
         if node.target in TENSORS:
-            path, given = paths.of(node), named_arguments(node)
+            path, given = path_of(node), named_arguments(node)
             kind = "conv" if node.target in (CONV, CONV_UPDATE) else "scan"
             near = [op for op in linears if _inside(op.path, path)]
             found.append(ScanSite(

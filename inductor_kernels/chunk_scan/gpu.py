@@ -28,9 +28,9 @@ def chunk_scan(given: Given) -> tuple[Tensor, Tensor]:
     last = x.new_empty((batch, heads, width, states), dtype=torch.float32)
     if y.numel() == 0 and last.numel() == 0:
         return y, last
-    arguments = {"y": y, "last": last, "out_scale": out_scale, "out_per": per_scale(out_scale, heads)}
+    arguments = {"y": y, "last": last, "out_scale": out_scale, "out_per": per_scale(out_scale, heads * width)}
     for name in ("x", "z"):
-        arguments |= operand(given, name, "blhp", heads)
+        arguments |= operand(given, name, "blhp", heads * width)
     for name in ("B", "C"):
         arguments |= operand(given, name, "blgn", groups)
     arguments |= operand(given, "dt", "blh", heads) | operand(given, "A", "h") | operand(given, "dt_bias", "h")

@@ -20,7 +20,7 @@ def chunk_scan_naive(
 ) -> tuple[Tensor, Tensor]:
     """y [B, L, H, P] and the last states [B, H, P, N]; operands as in ``torchqx::chunk_scan``."""
     dtype, heads = precision(x), x.shape[2]
-    x, dt, z = values(x, x_scale, 2, dtype), values(dt, dt_scale, 2, dtype), values(z, z_scale, 2, dtype)
+    x, dt, z = values(x, x_scale, 2, dtype, 2), values(dt, dt_scale, 2, dtype), values(z, z_scale, 2, dtype, 2)
     B = values(B, B_scale, 2, dtype).repeat_interleave(heads // B.shape[2], 2)
     C = values(C, C_scale, 2, dtype).repeat_interleave(heads // C.shape[2], 2)
     dt = dt if dt_bias is None else dt + dt_bias.to(dtype)
@@ -39,7 +39,7 @@ def chunk_scan_naive(
         y = y + (skip[:, None] if skip.dim() == 1 else skip) * x
     if z is not None:
         y = y * F.silu(z)
-    return result(y, out_scale, 2, out_dtype), state
+    return result(y, out_scale, 2, out_dtype, 2), state
 
 
 def chunk_scan_backward(

@@ -24,12 +24,12 @@ std::tuple<Tensor, Tensor> chunk_scan(
   STD_TORCH_CHECK(s.groups > 0 && s.heads % s.groups == 0, "chunk_scan: the groups must divide the heads");
   const std::vector<int64_t> sequence{s.batches, s.steps, s.heads, s.width};
   const std::vector<int64_t> grouped{s.batches, s.steps, s.groups, s.states};
-  s.x = operand("x", x, sequence, x_scale, s.heads);
+  s.x = operand("x", x, sequence, x_scale, s.heads * s.width);
   s.dt = operand("dt", dt, {s.batches, s.steps, s.heads}, dt_scale, s.heads);
   s.a = operand("A", a, {s.heads}, a_scale);
   s.b = operand("B", b, grouped, b_scale, s.groups);
   s.c = operand("C", c, grouped, c_scale, s.groups);
-  s.z = operand("z", z, sequence, z_scale, s.heads);
+  s.z = operand("z", z, sequence, z_scale, s.heads * s.width);
   s.dt_bias = operand("dt_bias", dt_bias, {s.heads});
   s.initial = operand("initial_states", initial_states, {s.batches, s.heads, s.width, s.states});
   const bool per_head = d && d->dim() == 1;
@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor> chunk_scan(
   Tensor y = allocate(sequence, out_dtype);
   Tensor last = allocate({s.batches, s.heads, s.width, s.states}, ScalarType::Float);
   if (last.numel() + y.numel() == 0) return {y, last};
-  s.y = result(y, out_scale, s.heads);
+  s.y = result(y, out_scale, s.heads * s.width);
   s.last = static_cast<float*>(last.mutable_data_ptr());
 
   const int64_t group_heads = s.heads / s.groups, elements = std::max<int64_t>(1, padded(s.width) * s.states);

@@ -113,8 +113,9 @@ class ChunkScanRun {
  private:
   int64_t head(int64_t i) const { return first_ + i; }
   int64_t row(int64_t i, int64_t block) const {
-    return (batch_ * s_.heads + head(i)) * s_.width + block * kLanes;
+    return batch_ * s_.heads * s_.width + channel(i, block);
   }
+  int64_t channel(int64_t i, int64_t block) const { return head(i) * s_.width + block * kLanes; }
   int lanes(int64_t block) const { return static_cast<int>(std::min<int64_t>(kLanes, s_.width - block * kLanes)); }
   float* state(int64_t i, int64_t block) { return state_.data() + (i * blocks_ + block) * s_.states * kLanes; }
 
@@ -171,7 +172,7 @@ class ChunkScanRun {
   void read(const Operand& o, int64_t i, int64_t block, int64_t t, int steps, float* out) const {
     o.read(o.block(batch_ * o.strides[0] + t * o.strides[1] + head(i) * o.strides[2] + block * kLanes * o.strides[3],
                    o.strides[3], lanes(block), o.strides[1], steps),
-           all(o.scale(head(i), 1, s_.heads)[0]), out);
+           o.scale(channel(i, block), lanes(block), s_.heads * s_.width), out);
   }
 
   // Two blocks of sixteen rows, or the last one alone.
@@ -208,9 +209,9 @@ class ChunkScanRun {
       if (s_.z) out *= silu(exp2_, load(gate + j * kLanes));
       store(y + j * kLanes, out);
     }
-    const int64_t channels = s_.heads * s_.width, channel = head(i) * s_.width + block * kLanes;
-    s_.y.write((batch_ * s_.steps + t) * channels + channel, channels, lanes(block), steps,
-               all(s_.y.inverse(head(i), 1, s_.heads)[0]), y);
+    const int64_t channels = s_.heads * s_.width, first = channel(i, block);
+    s_.y.write((batch_ * s_.steps + t) * channels + first, channels, lanes(block), steps,
+               s_.y.inverse(first, lanes(block), channels), y);
   }
 
   const ChunkScan& s_;

@@ -6,7 +6,8 @@ initial_states [B, H, P, N]. With dt = clamp(softplus(dt + dt_bias), dt_min, dt_
     h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_tᵀ        y_t = (h_t C_t + D x_t) · silu(z_t)
 
 y [B, L, H, P] in ``out_dtype``, and the last h, float32 [B, H, P, N]. Every operand except dt_bias and initial_states
-may be codes: the scales of x, dt, z and the output belong to groups of heads, those of B and C to groups of states.
+may be codes: the scales of x, z and the output belong to the H · P channels (H of them: to heads), that of dt to heads,
+those of B and C to groups of states.
 """
 
 import torch
@@ -55,16 +56,16 @@ def check(
     groups, states = B.shape[2:]
     if groups == 0 or heads % groups != 0:
         raise ShapeError(f"{groups} groups for {heads} heads", where=op, remedy="give groups that divide them.")
-    check_operand(op, "x", x, x.shape, x_scale, heads)
+    check_operand(op, "x", x, x.shape, x_scale, heads * width)
     check_operand(op, "dt", dt, (batch, steps, heads), dt_scale, heads)
     check_operand(op, "A", A, (heads,), A_scale)
     check_operand(op, "B", B, (batch, steps, groups, states), B_scale, groups)
     check_operand(op, "C", C, (batch, steps, groups, states), C_scale, groups)
     check_operand(op, "D", D, (heads,) if D is not None and D.dim() == 1 else (heads, width), D_scale)
-    check_operand(op, "z", z, x.shape, z_scale, heads)
+    check_operand(op, "z", z, x.shape, z_scale, heads * width)
     check_operand(op, "dt_bias", dt_bias, (heads,))
     check_operand(op, "initial_states", initial_states, (batch, heads, width, states))
-    check_output(op, out_scale, out_dtype, heads)
+    check_output(op, out_scale, out_dtype, heads * width)
     return out_dtype
 
 

@@ -33,8 +33,9 @@ def scan_head(
     # States are in SLICES, the first dimension of what has three: each warp multiplies its own.
     n = (tl.arange(0, SLICES) * STATES)[:, None, None] + tl.arange(0, STATES)[None, None, :]
     known = n < states
-    x_scales, z_scales = scale_of(x_scale, head, x_per), scale_of(z_scale, head, z_per)
-    dt_scales, out_scales = scale_of(dt_scale, head, dt_per), scale_of(out_scale, head, out_per)
+    channel = head * width + tl.minimum(p, width - 1)[None, :]
+    x_scales, z_scales = scale_of(x_scale, channel, x_per), scale_of(z_scale, channel, z_per)
+    dt_scales, out_scales = scale_of(dt_scale, head, dt_per), scale_of(out_scale, channel, out_per)
     B_scales, C_scales = scale_of(B_scale, group, B_per), scale_of(C_scale, group, C_per)
     rate = read(A, head * A_h, True, scale_of(A_scale, 0, 1))
     if A_scale is not None:

@@ -1,8 +1,8 @@
 // The factor that is no power of two: x (H_base ⊗ I), a product with a small matrix of signs.
 //
-// The way for every base; small_base.h has a faster one for the commonest. Rows are taken four at a time. Their 8 sums
-// ±, up to a sign, are computed once; then each result adds one of them per four rows instead of four rows: a quarter
-// of the additions, all of them with an operand from the first-level cache.
+// The way for every base; small_base.h and circulants.h have faster ones for some. Rows are taken four at a time. Their
+// 8 sums ±, up to a sign, are computed once; then each result adds one of them per four rows instead of four rows: a
+// quarter of the additions, all of them with an operand from the first-level cache.
 #include <algorithm>
 #include <vector>
 

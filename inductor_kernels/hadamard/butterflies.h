@@ -45,13 +45,13 @@ template <int L, int D> TORCHQX_INLINE Vec<L> lane_level(const Vec<L>& v) {
 
 // Sylvester(L·G) over each G of R vectors. The levels take turns, across vectors on the units that add, across lanes on
 // those that shuffle and multiply: all of one kind first would leave the other units idle.
-template <int L, int R, int G, int H = 1> TORCHQX_INLINE void butterfly_with_lanes(Vec<L> (&v)[R]) {
+template <int L, int R, int G, int H = 1, int D = 1> TORCHQX_INLINE void butterfly_with_lanes(Vec<L> (&v)[R]) {
   if constexpr (H < G) level<L, R, H>(v, 1.0f);
-  if constexpr (H < L) {
+  if constexpr (D < L) {
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) v[i] = lane_level<L, H>(v[i]);
+    for (int i = 0; i < R; ++i) v[i] = lane_level<L, D>(v[i]);
   }
-  if constexpr (H < G || H < L) butterfly_with_lanes<L, R, G, 2 * H>(v);
+  if constexpr (H < G || D < L) butterfly_with_lanes<L, R, G, 2 * H, 2 * D>(v);
 }
 
 // Asks for the next block or row while this one is worked on, so that it has come from memory when its turn comes.

@@ -12,9 +12,10 @@ from torchqx.inductor_kernels.hadamard import aten
 from torchqx.inductor_kernels.hadamard.schema import LIBRARY, check
 
 SOURCES = tuple(Path(__file__).with_name(name)
-                for name in ("vectors.h", "butterflies.h", "passes.h", "base.h", "small_base.h", "sinks.h",
-                             "rows.h", "op.cpp"))
+                for name in ("vectors.h", "butterflies.h", "passes.h", "base.h", "small_base.h", "circulants.h",
+                             "sinks.h", "rows.h", "op.cpp"))
 COMPILED_BASES = (12, 20, 28, 36, 60)  # their signs are constants of small_base.h
+CIRCULANT_BASES = (92, 116, 172)  # and of circulants.h
 
 
 def _rows(base: int) -> str:
@@ -22,8 +23,16 @@ def _rows(base: int) -> str:
     return ",".join(hex(sum(1 << b for b, sign in enumerate(row) if sign < 0)) for row in base_matrix(base).tolist())
 
 
+def _circulants(base: int) -> str:
+    """The signs of four by four circulants as numbers, one per distance: bit 4 c + r where block (c, r) has -1."""
+    n = base // 4
+    firsts = base_matrix(base)[::n].reshape(16, n)
+    return ",".join(hex(sum(1 << b for b, sign in enumerate(at) if sign < 0)) for at in firsts.T.tolist())
+
+
 FLAGS = ("-ffp-contract=fast",  # multiply-adds are what half of the butterflies run on
-         *(f"-DTORCHQX_BASE_{base}={_rows(base)}" for base in COMPILED_BASES))
+         *(f"-DTORCHQX_BASE_{base}={_rows(base)}" for base in COMPILED_BASES),
+         *(f"-DTORCHQX_CIRCULANTS_{base}={_circulants(base)}" for base in CIRCULANT_BASES))
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from torchqx.hadamard_matrices import hadamard_matrix, times_hadamard
 from torchqx.inductor_kernels.hadamard.gpu_factors import factors
 from torchqx.inductor_kernels.hadamard.schema import LIBRARY
 from torchqx.inductor_kernels.int8_linear.quantize import code_dtype, quantize_per_token, quantize_static
+from torchqx.made_apart import made_apart
 
 LIBRARY.define("hadamard_factor(int order, Device device) -> Tensor")
 LIBRARY.define("hadamard_blocks(Tensor x, Tensor? factor, int block, bool transpose, ScalarType dtype) -> Tensor")
@@ -34,6 +35,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @functools.cache
+@made_apart
 def _factor(order: int, device: torch.device) -> Tensor:
     return hadamard_matrix(order).to(device)
 

@@ -1,4 +1,5 @@
 // The passes over a block: a first one from the input, across runs of elements, and a last one along them.
+#include <vector>
 
 namespace torchqx::rotation {
 
@@ -9,13 +10,39 @@ template <int N, class Body> TORCHQX_INLINE void for_each_constant(const Body& b
   }(std::make_integer_sequence<int, N>());
 }
 
+// The signs of a row, a bit each: they take no room in the caches.
+struct Signs {
+  std::vector<uint16_t> bits;  // set where the sign is -1
+
+  Signs(const float* signs, int64_t k) : bits(k / 16 + 2) {
+    for (int64_t i = 0; signs && i < k; ++i) bits[i / 16] |= std::signbit(signs[i]) << i % 16;
+  }
+
+  float of(int64_t i) const { return bits[i / 16] >> i % 16 & 1 ? -1.0f : 1.0f; }
+};
+
+// v, negated where bits has Step · lane + First set.
+template <int Step, int First> TORCHQX_INLINE Vec<16> signed_by(uint32_t bits, const Vec<16>& v) {
+#if defined(__AVX512F__)
+  if constexpr (Step == 1) {
+    const __m512i flipped = bits_as<__m512i>(v);
+    return bits_as<Vec<16>>(_mm512_mask_xor_epi32(flipped, bits, flipped, _mm512_set1_epi32(INT32_MIN)));
+  }
+#endif
+  const IntVec<16> lane = [&]<int... I>(std::integer_sequence<int, I...>) TORCHQX_INLINE_LAMBDA {
+    return IntVec<16>{static_cast<int32_t>(1u << (Step * I + First))...};
+  }(std::make_integer_sequence<int, 16>());
+  const IntVec<16> chosen = ((IntVec<16>{} + static_cast<int32_t>(bits)) & lane) != 0;
+  return bits_as<Vec<16>>(bits_as<IntVec<16>>(v) ^ (chosen & INT32_MIN));
+}
+
 // What a pass reads: at<S>(i) has the elements from i on, and kVectors vectors stand for as many times 16 elements.
 template <class T> struct Rows {
   static constexpr int kVectors = 1;
   const T* x;
-  const float* signs;
+  const uint16_t* bits;
 
-  template <int S> TORCHQX_INLINE Vec<16> at(int64_t i) const { return load<16>(x + i) * load<16>(signs + i); }
+  template <int S> TORCHQX_INLINE Vec<16> at(int64_t i) const { return signed_by<1, 0>(bits[i / 16], load<16>(x + i)); }
 };
 
 struct Floats {
@@ -25,17 +52,28 @@ struct Floats {
   template <int S> TORCHQX_INLINE Vec<16> at(int64_t i) const { return load<16>(x + i); }
 };
 
-// Of 32 elements first the even ones, then the odd ones: a shift or a mask makes a float of a bfloat16. They stay apart
-// until the last pass, where the level between them needs no exchange of lanes.
+// Of 32 elements first the sums of neighbours, then their differences. They stay apart until the last pass, which then
+// has no level of neighbouring lanes; one instruction makes floats of bfloat16, applies the signs and adds
+// (subnormal numbers count as zero).
 struct Pairs {
   static constexpr int kVectors = 2;
   const bfloat16* x;
-  const uint16_t* flips;  // the signs, as the highest bits
+  const uint16_t* bits;
 
   template <int S> TORCHQX_INLINE Vec<16> at(int64_t i) const {
     static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
-    const IntVec<16> both = read<IntVec<16>>(x + i) ^ read<IntVec<16>>(flips + i);
-    return bits_as<Vec<16>>(S ? both & -65536 : both << 16);
+    const uint32_t flips = read<uint32_t>(bits + i / 16);
+#if defined(__AVX512BF16__)
+    constexpr int32_t kSigns = S ? static_cast<int32_t>(0xbf803f80) : 0x3f803f80;  // bfloat16 1, and 1 or -1
+    const __m512i signs = _mm512_mask_blend_epi16(flips, _mm512_set1_epi32(kSigns),
+                                                  _mm512_set1_epi32(kSigns ^ static_cast<int32_t>(0x80008000)));
+    return bits_as<Vec<16>>(_mm512_dpbf16_ps(_mm512_setzero_ps(), read<__m512bh>(x + i), bits_as<__m512bh>(signs)));
+#else
+    const IntVec<16> both = read<IntVec<16>>(x + i);
+    const Vec<16> even = signed_by<2, 0>(flips, bits_as<Vec<16>>(both << 16));
+    const Vec<16> odd = signed_by<2, 1>(flips, bits_as<Vec<16>>(both & -65536));
+    return S ? even - odd : even + odd;
+#endif
   }
 };
 
@@ -86,7 +124,7 @@ TORCHQX_INLINE void last_vectors(const float* x, int64_t at, Sink& sink) {
   Vec<16> v[R];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) v[r] = load<16>(x + 16 * r);
-  butterfly_with_lanes<16, R, G>(v);
+  butterfly_with_lanes<16, R, G, Paired ? 2 : 1>(v);
   if constexpr (Paired) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; r += 2) interleave(v[r], v[r + 1]);

@@ -27,19 +27,20 @@ struct Plan {
   Plan(int64_t order, std::vector<int64_t> base_orders, bool transposed)
       : block(order), bases(std::move(base_orders)), power(order), transpose(transposed) {
     for (const int64_t base : bases) power /= base;
-    direct = !transpose && power >= 16 && !bases.empty() && is_small_base(bases[0]);
+    direct = !transpose && power >= 16 && !bases.empty() && is_compiled_base(bases[0]);
     run = pitch = power;
     if (power < 16) return;
     if (direct && bases.size() == 1 && run >= 512) pitch = run + 16;
     group = static_cast<int>(std::min<int64_t>(16, power / 16));
     if (bases.empty()) first_radix = static_cast<int>(std::min<int64_t>(16, power / (16 * group)));
     run /= first_radix;
+    if (run == 512) group = 4;  // so that the stage does more: with radix 8 it takes no longer than with 2
     for (int64_t done = 16 * group; done < run; done *= stages.back().radix) {
       stages.push_back({static_cast<int>(std::min<int64_t>(16, run / done)), done});
     }
   }
 
-  bool needs_table() const { return bases.size() == 1 && (power < 16 || !is_small_base(bases[0])); }
+  bool needs_table() const { return bases.size() == 1 && (power < 16 || !is_compiled_base(bases[0])); }
 
   void make_table(const int8_t* signs) {
     table_lanes = power >= 16 ? 16 : power >= 4 ? 4 : 1;
@@ -54,17 +55,6 @@ struct Plan {
   int64_t table_floats() const { return needs_table() ? bases[0] / 4 * kSums * table_vectors * table_lanes : 0; }
   int64_t passes() const {
     return 2 + static_cast<int64_t>(stages.size() + bases.size()) - (direct ? 1 : 0);
-  }
-};
-
-// Of a row, for every way to read it.
-struct Signs {
-  std::vector<float> factors;
-  std::vector<uint16_t> flips;
-
-  Signs(const float* signs, int64_t k) : factors(k, 1.0f), flips(k) {
-    if (!signs) return;
-    for (int64_t i = 0; i < k; ++i) factors[i] = signs[i], flips[i] = std::signbit(signs[i]) ? 0x8000 : 0;
   }
 };
 
@@ -94,20 +84,20 @@ struct Rotation {
     for (int64_t b = 0; b < k; b += plan->block) {
       Ahead ahead{reinterpret_cast<const char*>(x + b + plan->block),
                   static_cast<int64_t>(256 * sizeof(T)) / plan->passes()};
-      const Rows<T> rows{x + b, signs->factors.data() + b};
+      const uint16_t* bits = signs->bits.data() + b / 16;
       float* row = scratch.row + b;
       if (plan->group == 0) {
-        narrow(rows, row, scratch.table, b, sink, ahead);
+        narrow(x + b, row, scratch.table, b, sink, ahead);
         continue;
       }
       if constexpr (std::is_same_v<T, bfloat16>) {
         if (plan->power >= 32) {
-          first(Pairs{x + b, signs->flips.data() + b}, row, ahead);
+          first(Pairs{x + b, bits}, row, ahead);
           rest<true>(row, scratch.table, b, sink, ahead);
           continue;
         }
       }
-      first(rows, row, ahead);
+      first(Rows<T>{x + b, bits}, row, ahead);
       rest<false>(row, scratch.table, b, sink, ahead);
     }
   }
@@ -115,7 +105,7 @@ struct Rotation {
   template <class Source> void first(const Source& from, float* row, Ahead& ahead) const {
     if (plan->direct) {
       const int64_t pitch = plan->bases.size() == 1 ? plan->pitch : stride(0);
-      return any_small_base_pass<false>(plan->bases[0], from, stride(0), row, pitch, one, ahead);
+      return compiled_base_pass<false>(plan->bases[0], from, stride(0), row, pitch, one, ahead);
     }
     any_radix_pass(plan->first_radix, from, plan->block / plan->first_radix, row, one, ahead);
   }
@@ -139,8 +129,8 @@ struct Rotation {
 
   // Powers too short for vectors, and rows that are no whole number of them.
   template <class T, class Sink>
-  void narrow(const Rows<T>& from, float* row, float* table, int64_t at, Sink& sink, Ahead& ahead) const {
-    for (int64_t i = 0; i < plan->block; ++i) row[i] = load<1>(from.x + i)[0] * from.signs[i];
+  void narrow(const T* x, float* row, float* table, int64_t at, Sink& sink, Ahead& ahead) const {
+    for (int64_t i = 0; i < plan->block; ++i) row[i] = load<1>(x + i)[0] * signs->of(at + i);
     if (plan->table) base(0, row, table, ahead);
     short_runs(row, plan->block, plan->power);
     put_row(row, plan->block, at, sink);
@@ -148,7 +138,7 @@ struct Rotation {
 
   void base(int number, float* x, float* table, Ahead& ahead) const {
     if (!plan->table) {
-      const auto pass = plan->transpose ? any_small_base_pass<true, Floats> : any_small_base_pass<false, Floats>;
+      const auto pass = plan->transpose ? compiled_base_pass<true, Floats> : compiled_base_pass<false, Floats>;
       return pass(plan->bases[number], Floats{x}, stride(number), x, stride(number), one, ahead);
     }
     const auto run = [&](auto stage) { stage(x, *plan->table, plan->power, one, table, ahead); };

@@ -31,7 +31,7 @@ struct Static {
   template <int L, int R> TORCHQX_INLINE void put(int64_t i, Vec<L> (&v)[R]) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      v[r] = clamped<L>(v[r] * load<L>(mul + i + L * r) + load<L>(add + i + L * r), qmin, qmax);
+      v[r] = as_code<L>(v[r] * load<L>(mul + i + L * r) + load<L>(add + i + L * r), qmin, qmax, 0);
     }
     store_all<uint8_t, L, R>(out + i, v, large);
   }
@@ -51,63 +51,63 @@ struct PerToken {
   float qmin, qmax;
   bool symmetric;
   float clip_ratio;  // the share of the range that codes cover
-  Vec<16> low = {}, high = {};
+  // Bits of the largest element and of the largest negated one, compared as integers: as floats, both would need the
+  // units for multiplication. Zero belongs to the range, so that the order of negative floats does not matter.
+  IntVec<16> highest = {}, lowest = {};
 
   template <int L, int R> TORCHQX_INLINE void put(int64_t i, Vec<L> (&v)[R]) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) v[r] *= scale;
-    if (shift) {
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) v[r] -= load<L>(shift + i + L * r);
-    }
-    if (smooth) {
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) v[r] *= load<L>(smooth + i + L * r);
-    }
-    Vec<L> least = v[0], most = v[0];
+    if (smooth || shift) transform<L, R>(i, v);
+    IntVec<L> most{}, least{};
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       store<L>(kept + i + L * r, v[r]);
-      least = smaller<L>(v[r], least);
-      most = larger<L>(v[r], most);
+      most = larger<L>(bits_as<IntVec<L>>(v[r]), most);
+      least = larger<L>(bits_as<IntVec<L>>(v[r]) ^ INT32_MIN, least);
     }
-    if constexpr (L == 16) low = smaller<16>(least, low), high = larger<16>(most, high);
-    else low[0] = std::min(low[0], least[0]), high[0] = std::max(high[0], most[0]);
+    if constexpr (L == 16) highest = larger<16>(most, highest), lowest = larger<16>(least, lowest);
+    else highest[0] = std::max(highest[0], most[0]), lowest[0] = std::max(lowest[0], least[0]);
   }
 
-  template <int D> void over_lanes() {
-    low = smaller<16>(low, exchanged<16, D>(low));
-    high = larger<16>(high, exchanged<16, D>(high));
-    if constexpr (D < 8) over_lanes<2 * D>();
+  template <int L, int R> TORCHQX_INLINE void transform(int64_t i, Vec<L> (&v)[R]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      v[r] *= scale;
+      if (shift) v[r] -= load<L>(shift + i + L * r);
+      if (smooth) v[r] *= load<L>(smooth + i + L * r);
+    }
+  }
+
+  static float largest(const IntVec<16>& bits) {
+    int32_t most = 0;
+    for (int l = 0; l < 16; ++l) most = std::max(most, bits[l]);
+    return bits_as<float>(most);
   }
 
   void finish(int64_t k) {
     constexpr float kSmallestScale = 1e-12f;
-    over_lanes<1>();
-    const float lowest = low[0] * clip_ratio, highest = high[0] * clip_ratio;
+    const float factor = smooth || shift ? 1 : scale;  // of what is kept
+    const float low = -largest(lowest) * factor * clip_ratio, high = largest(highest) * factor * clip_ratio;
     float step, zero;
     if (symmetric) {
-      step = std::max(std::max(highest, -lowest) * static_cast<float>(2.0 / (qmax - qmin)), kSmallestScale);
+      step = std::max(std::max(high, -low) * static_cast<float>(2.0 / (qmax - qmin)), kSmallestScale);
       zero = std::floor((qmin + qmax) / 2);
     } else {
-      step = std::max((highest - lowest) * static_cast<float>(1.0 / (qmax - qmin)), kSmallestScale);
-      zero = std::clamp(std::nearbyint(qmin - lowest / step), qmin, qmax);
+      step = std::max((high - low) * static_cast<float>(1.0 / (qmax - qmin)), kSmallestScale);
+      zero = std::clamp(std::nearbyint(qmin - low / step), qmin, qmax);
     }
     int64_t i = 0;
-    for (; i + 64 <= k; i += 64) quantize<16, 4>(i, 1 / step, zero);
-    for (; i + 16 <= k; i += 16) quantize<16, 1>(i, 1 / step, zero);
-    for (; i < k; ++i) quantize<1, 1>(i, 1 / step, zero);
+    for (; i + 64 <= k; i += 64) quantize<16, 4>(i, factor / step, zero);
+    for (; i + 16 <= k; i += 16) quantize<16, 1>(i, factor / step, zero);
+    for (; i < k; ++i) quantize<1, 1>(i, factor / step, zero);
     *out_scale = step;
     *out_zero = static_cast<int32_t>(zero);
   }
 
-  // Adding 1.5 · 2^23 rounds to whole numbers; taking it away again also adds the zero point.
   template <int L, int R> TORCHQX_INLINE void quantize(int64_t i, float by, float zero) {
-    constexpr float kRounds = 0x1.8p23f;
     Vec<L> v[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      v[r] = clamped<L>((load<L>(kept + i + L * r) * by + kRounds) - (kRounds - zero), qmin, qmax);
+      v[r] = as_code<L>(load<L>(kept + i + L * r) * by, qmin - zero, qmax - zero, static_cast<int32_t>(zero));
     }
     store_all<uint8_t, L, R>(out + i, v, large);
   }

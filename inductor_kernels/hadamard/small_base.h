@@ -26,11 +26,13 @@ template <int N, bool Transposed> constexpr int sum_of(int a, int b) {
   return code;
 }
 
+// x[0] + x[1], x[0] - x[1], x[2] + x[3] and x[2] - x[3].
+template <int L> struct PairSums { Vec<L> a, b, c, d; };
+
 // Adds to results B... what rows A to A + 3 contribute. Every second addition goes through the multiply-add units.
-template <int L, int N, bool Transposed, int First, int A, class RowOf, int... B>
-TORCHQX_INLINE void add_four(const RowOf& row, const Vec<L>& one, Vec<L>* total, std::integer_sequence<int, B...>) {
-  const Vec<L> v0 = row(A), v1 = row(A + 1), v2 = row(A + 2), v3 = row(A + 3);
-  const Vec<L> a = v0 + v1, b = v0 * one - v1, c = v2 + v3, d = v2 * one - v3;
+template <int L, int N, bool Transposed, int First, int A, class PairsOf, int... B>
+TORCHQX_INLINE void add_four(const PairsOf& pairs, const Vec<L>& one, Vec<L>* total, std::integer_sequence<int, B...>) {
+  const auto [a, b, c, d] = pairs(A);
   const Vec<L> sums[8] = {a + c, a + d, a * one - d, a * one - c, b + c, b + d, b * one - d, b * one - c};
   const auto add = [&]<int R>(std::integral_constant<int, R>) TORCHQX_INLINE_LAMBDA {
     constexpr bool minus = negative<N, Transposed>(A, First + R);
@@ -47,53 +49,44 @@ TORCHQX_INLINE void add_four(const RowOf& row, const Vec<L>& one, Vec<L>* total,
 }
 
 // Results First to First + Count - 1 of one vector of columns.
-template <int L, int N, bool Transposed, int First, int Count, class RowOf>
-TORCHQX_INLINE void results(const RowOf& row, const Vec<L>& one, Vec<L> (&total)[Count]) {
+template <int L, int N, bool Transposed, int First, int Count, class PairsOf>
+TORCHQX_INLINE void results(const PairsOf& pairs, const Vec<L>& one, Vec<L> (&total)[Count]) {
   [&]<int... Q>(std::integer_sequence<int, Q...>) TORCHQX_INLINE_LAMBDA {
-    (add_four<L, N, Transposed, First, 4 * Q>(row, one, total, std::make_integer_sequence<int, Count>()), ...);
+    (add_four<L, N, Transposed, First, 4 * Q>(pairs, one, total, std::make_integer_sequence<int, Count>()), ...);
   }(std::make_integer_sequence<int, N / 4>());
 }
 
-// Multiplies a block [N, stride] into rows of `out` that are `pitch` elements apart. For several parts the vectors are
-// copied first: rows a power of two apart share so few places in the first-level cache that the next part would not find
-// them there.
+// Multiplies a block [N, stride] into rows of `out` that are `pitch` elements apart. For several parts the sums
+// of pairs are kept, apart from the rows: those are a power of two apart and share so few places in the first-level
+// cache that the next part would not find them there.
 template <int N, bool Transposed, class Source>
 void small_base_pass(const Source& from, int64_t stride, float* out, int64_t pitch, float one_value, Ahead& ahead) {
   constexpr int L = 16, kParts = (N + 19) / 20, kPart = N / kParts;
   const Vec<L> one = Vec<L>{} + one_value;
-  alignas(64) float copy[kParts > 1 ? N * L : L];
+  alignas(64) float kept[kParts > 1 ? N * L : L];
   for (int64_t i = 0; i < stride; i += L * Source::kVectors) {
     for_each_constant<Source::kVectors>([&]<int S>(std::integral_constant<int, S>) TORCHQX_INLINE_LAMBDA {
       ahead(N * L);
+      const auto sums = [&](int a) TORCHQX_INLINE_LAMBDA {
+        const auto row = [&](int r) TORCHQX_INLINE_LAMBDA { return from.template at<S>(i + (a + r) * stride); };
+        const Vec<L> v0 = row(0), v1 = row(1), v2 = row(2), v3 = row(3);
+        return PairSums<L>{v0 + v1, v0 * one - v1, v2 + v3, v2 * one - v3};
+      };
       if constexpr (kParts > 1) {
-        for (int a = 0; a < N; ++a) store<L>(copy + a * L, from.template at<S>(i + a * stride));
+        for (int a = 0; a < N; a += 4) write(kept + a * L, sums(a));
       }
       for_each_constant<kParts>([&]<int P>(std::integral_constant<int, P>) TORCHQX_INLINE_LAMBDA {
         Vec<L> total[kPart];
         results<L, N, Transposed, P * kPart>([&](int a) TORCHQX_INLINE_LAMBDA {
-          if constexpr (kParts > 1) return load<L>(copy + a * L);
-          else return from.template at<S>(i + a * stride);
+          if constexpr (kParts > 1) return read<PairSums<L>>(kept + a * L);
+          else return sums(a);
         }, one, total);
 #pragma GCC unroll 20
         for (int b = 0; b < kPart; ++b) store<L>(out + i + L * S + (P * kPart + b) * pitch, total[b]);
-        asm volatile("" : : "r"(copy) : "memory");  // or the next part would keep, in memory, the sums of this one
+        asm volatile("" : : "r"(kept) : "memory");  // or the next part would keep, in memory, the sums of this one
       });
     });
   }
 }
-
-template <bool Transposed, class Source>
-void any_small_base_pass(int64_t base, const Source& from, int64_t stride, float* out, int64_t pitch, float one,
-                         Ahead& ahead) {
-  switch (base) {
-    case 12: return small_base_pass<12, Transposed>(from, stride, out, pitch, one, ahead);
-    case 20: return small_base_pass<20, Transposed>(from, stride, out, pitch, one, ahead);
-    case 28: return small_base_pass<28, Transposed>(from, stride, out, pitch, one, ahead);
-    case 36: return small_base_pass<36, Transposed>(from, stride, out, pitch, one, ahead);
-    default: return small_base_pass<60, Transposed>(from, stride, out, pitch, one, ahead);
-  }
-}
-
-inline bool is_small_base(int64_t base) { return base == 12 || base == 20 || base == 28 || base == 36 || base == 60; }
 
 }  // namespace torchqx::rotation

@@ -40,6 +40,13 @@ template <class V> TORCHQX_INLINE V read(const void* p) {
 
 template <class V> TORCHQX_INLINE void write(void* p, const V& v) { std::memcpy(p, &v, sizeof(v)); }
 
+// What is read once stays in a register, where the compiler would read it again for each of many uses.
+TORCHQX_INLINE void read_once([[maybe_unused]] Vec<16>& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#endif
+}
+
 // One float16 at a time, where the target has no instruction for a vector of them.
 inline float widened(uint16_t h) {
   const uint32_t sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
@@ -73,9 +80,6 @@ template <int L, class T> TORCHQX_INLINE Vec<L> load(const T* p) {
   }
 }
 
-// To the nearest integer, ties to even, for |v| < 2^22.
-template <int L> TORCHQX_INLINE Vec<L> rounded(const Vec<L>& v) { return (v + 0x1.8p23f) - 0x1.8p23f; }
-
 template <int L> TORCHQX_INLINE typename Lanes<L>::Short rounded_to_bfloat16(const Vec<L>& v) {
   const IntVec<L> all = bits_as<IntVec<L>>(v);
   const IntVec<L> rounded = (all + 0x7fff + (all >> 16 & 1)) >> 16;          // to nearest, ties to even
@@ -90,7 +94,7 @@ template <class T> TORCHQX_INLINE auto packed(const Vec<16>& vec) {
   if constexpr (std::is_same_v<T, float>) {
     return v;
   } else if constexpr (std::is_same_v<T, uint8_t>) {
-    return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+    return _mm512_cvtepi32_epi8(bits_as<__m512i>(v));
   } else if constexpr (std::is_same_v<T, float16>) {
     return _mm512_cvtps_ph(v, 0);
   } else {
@@ -103,7 +107,7 @@ template <class T> TORCHQX_INLINE auto packed(const Vec<16>& vec) {
 }
 #endif
 
-// As uint8_t, v of -128 to 255 is rounded to the nearest, ties to even; negative codes become the bits of an int8.
+// As uint8_t, only the lowest 8 bits of each float are stored: see as_code().
 template <int L, class T> TORCHQX_INLINE void store(T* p, const Vec<L>& v) {
 #if defined(__AVX512F__)
   if constexpr (L == 16) return write(p, packed<T>(v));
@@ -111,7 +115,7 @@ template <int L, class T> TORCHQX_INLINE void store(T* p, const Vec<L>& v) {
   if constexpr (std::is_same_v<T, float>) {
     write(p, v);
   } else if constexpr (std::is_same_v<T, uint8_t>) {
-    write(p, __builtin_convertvector(__builtin_convertvector(rounded<L>(v), IntVec<L>), typename Lanes<L>::Byte));
+    write(p, __builtin_convertvector(bits_as<IntVec<L>>(v), typename Lanes<L>::Byte));
   } else if constexpr (std::is_same_v<T, bfloat16>) {
     write(p, rounded_to_bfloat16<L>(v));
   } else {
@@ -119,19 +123,26 @@ template <int L, class T> TORCHQX_INLINE void store(T* p, const Vec<L>& v) {
   }
 }
 
+#if defined(__AVX512VBMI__)
+constexpr bool kPicksBytes = true;
+#else
+constexpr bool kPicksBytes = false;
+#endif
+
 #if defined(__AVX512F__)
 // A cache line of T: one, two or four vectors.
 template <class T> TORCHQX_INLINE __m512i packed_line(const Vec<16>* v) {
   if constexpr (std::is_same_v<T, float>) {
     return bits_as<__m512i>(v[0]);
+#if defined(__AVX512VBMI__)
   } else if constexpr (std::is_same_v<T, uint8_t>) {
-    __m512i whole[4];
-    for (int i = 0; i < 4; ++i) whole[i] = _mm512_cvtps_epi32(bits_as<__m512>(v[i]));
-    const __m512i low = _mm512_set1_epi16(255);  // of a negative code too only its lower byte
-    const __m512i first = _mm512_and_si512(_mm512_packs_epi32(whole[0], whole[1]), low);
-    const __m512i second = _mm512_and_si512(_mm512_packs_epi32(whole[2], whole[3]), low);
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second));
+    const __m512i fourths = _mm512_setr_epi32(0x0c080400, 0x1c181410, 0x2c282420, 0x3c383430, 0x4c484440, 0x5c585450,
+                                              0x6c686460, 0x7c787470, 0, 0, 0, 0, 0, 0, 0, 0);
+    const auto bytes = [&](const Vec<16>& a, const Vec<16>& b) {
+      return _mm512_permutex2var_epi8(bits_as<__m512i>(a), fourths, bits_as<__m512i>(b));
+    };
+    return _mm512_inserti64x4(bytes(v[0], v[1]), _mm512_castsi512_si256(bytes(v[2], v[3])), 1);
+#endif
   } else {
 #if defined(__AVX512BF16__)
     if constexpr (std::is_same_v<T, bfloat16>) {
@@ -148,7 +159,7 @@ template <class T> TORCHQX_INLINE __m512i packed_line(const Vec<16>* v) {
 template <class T, int L, int R> TORCHQX_INLINE void store_all(T* p, const Vec<L> (&v)[R], bool large) {
 #if defined(__AVX512F__)
   constexpr int kLine = 4 / sizeof(T);
-  if constexpr (L == 16 && R % kLine == 0) {
+  if constexpr (L == 16 && R % kLine == 0 && (sizeof(T) > 1 || kPicksBytes)) {
     const bool past = large && reinterpret_cast<uintptr_t>(p) % 64 == 0;
 #pragma GCC unroll 16
     for (int r = 0; r < R; r += kLine) {
@@ -164,22 +175,28 @@ template <class T, int L, int R> TORCHQX_INLINE void store_all(T* p, const Vec<L
 }
 
 // Element by element; one instruction, where a comparison and a choice are two.
-template <int L> TORCHQX_INLINE Vec<L> smaller(const Vec<L>& a, const Vec<L>& b) {
+template <int L> TORCHQX_INLINE IntVec<L> smaller(const IntVec<L>& a, const IntVec<L>& b) {
 #if defined(__AVX512F__)
-  if constexpr (L == 16) return bits_as<Vec<L>>(_mm512_min_ps(bits_as<__m512>(a), bits_as<__m512>(b)));
+  if constexpr (L == 16) return bits_as<IntVec<L>>(_mm512_min_epi32(bits_as<__m512i>(a), bits_as<__m512i>(b)));
 #endif
   return a < b ? a : b;
 }
 
-template <int L> TORCHQX_INLINE Vec<L> larger(const Vec<L>& a, const Vec<L>& b) {
+template <int L> TORCHQX_INLINE IntVec<L> larger(const IntVec<L>& a, const IntVec<L>& b) {
 #if defined(__AVX512F__)
-  if constexpr (L == 16) return bits_as<Vec<L>>(_mm512_max_ps(bits_as<__m512>(a), bits_as<__m512>(b)));
+  if constexpr (L == 16) return bits_as<IntVec<L>>(_mm512_max_epi32(bits_as<__m512i>(a), bits_as<__m512i>(b)));
 #endif
   return a > b ? a : b;
 }
 
-template <int L> TORCHQX_INLINE Vec<L> clamped(const Vec<L>& v, float low, float high) {
-  return smaller<L>(larger<L>(v, Vec<L>{} + low), Vec<L>{} + high);
+// v to the nearest integer, ties to even, between low and high, plus `more`: in the lowest bits, for store<uint8_t>.
+// Floats near 1.5 · 2^23 have whole numbers there, and all floats are on the same side of those as integers too, which
+// are compared where nothing else has to be done.
+template <int L> TORCHQX_INLINE Vec<L> as_code(const Vec<L>& v, float low, float high, int32_t more) {
+  constexpr float kRounds = 0x1.8p23f;
+  const auto bits = [](const Vec<L>& f) { return bits_as<IntVec<L>>(f); };
+  const IntVec<L> above = larger<L>(bits(v + kRounds), bits(Vec<L>{} + (kRounds + low)));
+  return bits_as<Vec<L>>(smaller<L>(above, bits(Vec<L>{} + (kRounds + high))) + more);
 }
 
 }  // namespace torchqx::rotation

@@ -2,8 +2,7 @@
 
 Inductor would give ``aten._int_mm`` to cuBLASLt, which refuses few rows and odd sizes and writes the int32 sums for
 another kernel to read. This operator is always Inductor's own matmul template, so scale, bias, activation, residual and
-requantization become its epilogue; tuning chooses among :data:`CONFIGS`. ``torchqx::stored`` marks what the epilogue
-writes: a norm that reads the result would otherwise read the sums, twice the bytes of bfloat16, and scale them itself.
+requantization become its epilogue; tuning chooses among :data:`CONFIGS`.
 """
 
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from torchqx.inductor_kernels.int8_linear.schema import LIBRARY
 _FEWEST_ROWS, _MULTIPLE = 17, 8  # what cuBLASLt's int8 matmul asks of M, and of K and N
 
 LIBRARY.define("int8_matmul(Tensor x, Tensor qdata) -> Tensor")
-LIBRARY.define("stored(Tensor x) -> Tensor")
 INT8_MATMUL = torch.ops.torchqx.int8_matmul.default
 
 
@@ -63,24 +61,6 @@ def int8_matmul(x: Tensor, qdata: Tensor) -> Tensor:
 @torch.library.register_fake("torchqx::int8_matmul")
 def _(x: Tensor, qdata: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], qdata.shape[0]), dtype=torch.int32)
-
-
-@torch.library.impl(LIBRARY, "stored", "CompositeExplicitAutograd")
-def stored(x: Tensor) -> Tensor:
-    """x. Compiled, Inductor computes it where its producers are, not in each of its readers."""
-    return x.clone()
-
-
-@torch.library.register_fake("torchqx::stored")
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@register_lowering(torch.ops.torchqx.stored.default, type_promotion_kind=None)
-def lower_stored(x: ir.TensorBox) -> ir.TensorBox:
-    """Inductor's own mark; kernels may still be fused, and what is then read nowhere else is not written."""
-    x.realize()
-    return x
 
 
 @register_lowering(INT8_MATMUL, type_promotion_kind=None)

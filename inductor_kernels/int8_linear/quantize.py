@@ -8,6 +8,7 @@ All arithmetic is in float32, whatever the dtype of ``x``. A value's code is ``c
 import torch
 from torch import Tensor
 
+from torchqx.inductor_kernels.stored import STORED
 from torchqx.quantizers import SMALLEST_SCALE
 
 
@@ -64,6 +65,11 @@ def _quantize_rows(
         zero_point = torch.full_like(scale, (qmin + qmax) // 2)
     else:
         scale = ((high - low) * (1 / (qmax - qmin))).clamp(min=SMALLEST_SCALE)
-        zero_point = torch.round(qmin - low / scale).clamp(qmin, qmax)
-    q = (torch.round(y * (1 / scale)) + zero_point).clamp(qmin, qmax)
+        zero_point = _of_row(torch.round(qmin - low / scale).clamp(qmin, qmax))
+    q = (torch.round(y * _of_row(1 / scale)) + zero_point).clamp(qmin, qmax)
     return q.to(code_dtype(qmin)), scale, zero_point.to(torch.int32)
+
+
+def _of_row(value: Tensor) -> Tensor:
+    """One value per row, computed once per row in compiled code too. (On GPUs it stays in a register as it is.)"""
+    return value if value.is_cuda else STORED(value)

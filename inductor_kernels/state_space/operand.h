@@ -101,6 +101,18 @@ void read(const Block& block, Floats scale, float* out, int64_t pitch) {
   }
 }
 
+// The scales of ``lanes`` channels of ``channels``, equally many neighbours having one of ``count``; 1 in other lanes.
+// Not inlined: the loops around its calls would grow.
+__attribute__((noinline)) inline Floats spread(const float* scales, int64_t count, int64_t channel, int lanes,
+                                               int64_t channels) {
+  if (count == channels && lanes == kLanes) return load(scales + channel);
+  const int64_t each = channels / count, first = channel / each;
+  if (channel + lanes <= (first + 1) * each) return all(scales[first]);
+  Floats out = all(1.f);
+  for (int i = 0; i < lanes; ++i) out[i] = scales[(channel + i) / each];
+  return out;
+}
+
 // A tensor argument, float or int8 codes with scales. uint8 codes have zero point 128: what the int8 matmuls read.
 struct Operand {
   const char* data = nullptr;
@@ -113,12 +125,9 @@ struct Operand {
   explicit operator bool() const { return data != nullptr; }
   bool is_code() const { return scales != nullptr; }
 
-  // Scales of ``lanes`` channels of ``channels``, each scale being shared by equally many neighbours.
   Floats scale(int64_t channel, int lanes, int64_t channels) const {
-    if (!is_code() || scale_count == 1) return all(is_code() ? *scales : 1.f);
-    Floats out = {};
-    for (int i = 0; i < lanes; ++i) out[i] = scales[(channel + i) * scale_count / channels];
-    return out;
+    if (!is_code()) return all(1.f);
+    return scale_count == 1 ? all(*scales) : spread(scales, scale_count, channel, lanes, channels);
   }
 
   Block block(int64_t offset, int64_t lane_stride, int lanes, int64_t step_stride, int steps) const {

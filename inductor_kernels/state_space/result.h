@@ -49,10 +49,8 @@ struct Result {
 
   // One over the scales of ``lanes`` channels of ``channels``.
   Floats inverse(int64_t channel, int lanes, int64_t channels) const {
-    Floats out = all(1.f);
-    if (scales)
-      for (int i = 0; i < lanes; ++i) out[i] = 1.f / scales[(channel + i) * scale_count / channels];
-    return out;
+    if (!scales) return all(1.f);
+    return 1.f / (scale_count == 1 ? all(*scales) : spread(scales, scale_count, channel, lanes, channels));
   }
 
   // Rows of sixteen floats, of which ``lanes`` are written.

@@ -15,10 +15,10 @@ def state_update_naive(
     out_scale: Tensor | None = None, out_dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """y of the shape of x, and the new state in ``state``; operands as in ``torchqx::state_update``."""
-    dtype = precision(x)
+    dtype, axes = precision(x), x.dim() - 1
     if state.dim() == 3:
         B, C = B.unsqueeze(1), C.unsqueeze(1)
-    x, dt, z = values(x, x_scale, 1, dtype), values(dt, dt_scale, 1, dtype), values(z, z_scale, 1, dtype)
+    x, dt, z = (values(t, scale, 1, dtype, axes) for t, scale in ((x, x_scale), (dt, dt_scale), (z, z_scale)))
     B, C = values(B, B_scale, 1, dtype), values(C, C_scale, 1, dtype)
     if state.dim() == 4:
         B, C = (t.repeat_interleave(state.shape[1] // t.shape[1], 1)[:, :, None] for t in (B, C))
@@ -32,4 +32,4 @@ def state_update_naive(
         y = y + values(D, D_scale, 0, dtype) * x
     if z is not None:
         y = y * F.silu(z)
-    return result(y, out_scale, 1, out_dtype)
+    return result(y, out_scale, 1, out_dtype, axes)

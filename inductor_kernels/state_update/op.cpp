@@ -35,9 +35,9 @@ Tensor state_update(const Tensor& state, const Tensor& x, const Tensor& dt, cons
   Update u;
   u.batches = state.size(0), u.heads = form.heads ? state.size(1) : 1;
   u.rows = state.size(-2), u.states = state.size(-1), u.groups = form.heads ? b.size(1) : 1;
-  u.softplus = dt_softplus, u.one_head = !form.heads;
+  u.softplus = dt_softplus;
   STD_TORCH_CHECK(u.groups > 0 && u.heads % u.groups == 0, "state_update: the groups must divide the heads");
-  const int64_t channels = u.one_head ? u.rows : u.heads;
+  const int64_t channels = u.heads * u.rows;
   const std::vector<int64_t> step{u.batches, u.heads, u.rows}, parameter{u.heads, u.rows};
   const std::vector<int64_t> grouped{u.batches, u.groups, u.states};
   u.x = form.read("x", x, step, 1, x_scale, channels);

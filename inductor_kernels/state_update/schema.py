@@ -13,8 +13,10 @@ With dt = softplus(dt + dt_bias), or without the softplus:
     h <- exp(dt A) h + dt x Bᵀ        y = (h C + D x) · silu(z)
 
 y has the shape of x. The state has no gradient. All but state and dt_bias may be codes; scales of x, dt, z and y belong
-to the channels D, or to groups of heads. An A that is expanded along N costs one exponential per row.
+to the channels, D or H · P (H of them: to heads). An A that is expanded along N costs one exponential per row.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -56,7 +58,7 @@ def check(
     heads, groups = (rows[0], B.shape[1]) if state.dim() == 4 else (1, 1)
     if groups == 0 or heads % groups != 0:
         raise ShapeError(f"{groups} groups for {heads} heads", where=op, remedy="give groups that divide them.")
-    channels = rows[0]
+    channels = math.prod(rows)
     grouped = (batch, groups, states) if state.dim() == 4 else (batch, states)
     check_operand(op, "x", x, (batch, *rows), x_scale, channels)
     check_operand(op, "dt", dt, (batch, *rows), dt_scale, channels)

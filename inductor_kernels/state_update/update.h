@@ -7,7 +7,7 @@ struct Update {
   Result y;
   void* state = nullptr;
   int64_t batches, heads, rows, states, groups;
-  bool softplus, one_head;  // with one head, scales belong to rows
+  bool softplus;
 };
 
 template <class T>
@@ -51,13 +51,14 @@ class UpdateRun {
 
   static int lanes(int64_t first, int64_t count) { return static_cast<int>(std::min<int64_t>(kLanes, count - first)); }
 
-  // Sixteen rows of x, dt or z [batch, head, row]; with the scales of heads or of rows.
+  int64_t channel(int64_t head, int64_t row) const { return head * u_.rows + row; }
+
+  // Sixteen rows of x, dt or z [batch, head, row].
   Floats rows(const Operand& o, int64_t batch, int64_t head, int64_t row) const {
     alignas(64) float out[kLanes] = {};
     const int count = lanes(row, u_.rows);
-    const Floats scale = u_.one_head ? o.scale(row, count, u_.rows) : all(o.scale(head, 1, u_.heads)[0]);
-    o.read(o.block(batch * o.strides[0] + head * o.strides[1] + row * o.strides[2], o.strides[2], count, 0, 1), scale,
-           out);
+    o.read(o.block(batch * o.strides[0] + head * o.strides[1] + row * o.strides[2], o.strides[2], count, 0, 1),
+           o.scale(channel(head, row), count, u_.heads * u_.rows), out);
     return load(out);
   }
 
@@ -114,8 +115,8 @@ class UpdateRun {
     if (u_.z) y *= silu(exp2_, rows(u_.z, batch, head, row));
     alignas(64) float out[kLanes];
     store(out, y);
-    const Floats inverse = u_.one_head ? u_.y.inverse(row, count, u_.rows) : all(u_.y.inverse(head, 1, u_.heads)[0]);
-    u_.y.write((batch * u_.heads + head) * u_.rows + row, 0, count, 1, inverse, out);
+    const int64_t channels = u_.heads * u_.rows, first = channel(head, row);
+    u_.y.write(batch * channels + first, 0, count, 1, u_.y.inverse(first, count, channels), out);
   }
 
   const Update& u_;

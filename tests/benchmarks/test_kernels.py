@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernels import int8_linear, sequences
+from benchmarks.kernels import few_rows, int8_linear, sequences
 from benchmarks.kernels.case import OURS
 from benchmarks.kernels.every import CASES
 from benchmarks.limits import INT8
@@ -35,6 +35,15 @@ def test_arms_of_attention_agree(heads: int) -> None:
     exact = arms["torch fp32"]()
     low = (arms["torch bf16"]().float() - exact).norm()
     assert (arms[OURS]().float() - exact).norm() <= 1.5 * low
+
+
+@torch.inference_mode()
+def test_arms_of_few_rows_read_the_same_weights_in_turn() -> None:
+    arms = few_rows.arms(3, 1000, 20011, torch.float32)
+    ours, theirs = ([arms[name]() for _ in range(3)] for name in (OURS, "torch"))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+    assert (ours[0] - ours[1]).abs().max() > 1
+    assert torch.equal(ours[0], ours[2])  # of the two weights that are larger than the caches
 
 
 def test_a_turn_counts_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,14 @@ def test_the_same_function_with_louder_tensors(kind: str, reader: str, least: Ca
     assert all(b >= least(a) for a, b in zip(before, after, strict=True))
 
 
+@torch.no_grad()
+def test_one_channel_of_every_head_is_loud() -> None:
+    for layer in planted(build("mamba2").eval(), windows(held_out=True, count=1, length=9)).backbone.layers:
+        mixer = layer.mixer
+        biases = mixer.conv1d.bias[: mixer.intermediate_size].view(mixer.num_heads, mixer.head_dim)
+        assert (biases == LOUD).sum(1).tolist() == [1] * mixer.num_heads
+
+
 def test_the_text_is_bytes_of_two_parts() -> None:
     train, test = text(held_out=False), text(held_out=True)
     assert len(train) > 5 * len(test) > 50_000

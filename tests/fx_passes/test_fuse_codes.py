@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import torchqx
-from tests.state_space_blocks import STATES, Mamba, Mamba2, Stack, batch, build, step_by_step
+from tests.state_space_blocks import STATES, WIDTH, Mamba, Mamba2, Stack, batch, build, step_by_step
 from tests.state_space_models import MODELS, prompt
 from torchqx import runner
 from torchqx.fx_passes.fuse_codes import fuse_codes
@@ -79,7 +79,10 @@ def test_a_step_that_writes_codes(kind: type, lowered: list[GraphModule]):
     assert all(update["out_scale"] is not None for update in named(lowered[0], STATE_UPDATE))
 
 
-def test_each_channel_has_the_scale_of_its_head_or_group(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("fields", "count"), [
+    ({"scan_scales": "head"}, 4), ({"clusters": 3}, 3), ({"scan_scales": "channel"}, 32)])
+def test_each_channel_has_the_scale_of_its_head_or_cluster_or_group(fields: dict[str, Any], count: int,
+                                                                    monkeypatch: pytest.MonkeyPatch):
     scales: list[Tensor] = []
 
     def keep(graph: Any) -> None:
@@ -88,13 +91,13 @@ def test_each_channel_has_the_scale_of_its_head_or_group(monkeypatch: pytest.Mon
         scales.append(items[0].build([seen[0].blocks[0].in_proj.weight] * len(items[0].weights), []))
 
     monkeypatch.setattr(runner, "fuse_codes", keep)
-    seen = [quantized(Mamba2)]
+    seen = [quantized(Mamba2, **fields)]
     run(seen[0], batch(9))
     found = torchqx.explain(seen[0])["blocks.0:scan:0"].scales
-    wide = [torch.tensor(found["x"]).repeat_interleave(8), *(torch.tensor(found[r]).repeat_interleave(STATES)
-                                                             for r in ("B", "C"))]
+    wide = [torch.tensor(found["x"]).repeat_interleave(WIDTH // len(found["x"])),
+            *(torch.tensor(found[r]).repeat_interleave(STATES) for r in ("B", "C"))]
     torch.testing.assert_close(scales[0], torch.cat(wide))
-    assert len(scales[0].unique()) == 4 + 2 + 2
+    assert len(scales[0].unique()) == count + 2 + 2
 
 
 def test_what_something_else_reads_stays_float(lowered: list[GraphModule]):

@@ -16,7 +16,6 @@ def test_there_and_back(layout: WeightLayout) -> None:
     parameter = torch.randn(SHAPES[layout])
     matrix = layout.to_matrix(parameter)
     assert matrix.shape[-2] == 5
-    assert layout.stacked == (matrix.dim() == 3)
     assert torch.equal(layout.from_matrix(matrix, parameter.shape), parameter)
 
 

@@ -1,5 +1,6 @@
 """The cost model at work: each graph by its own rows, results right whatever it chooses, choices in the report."""
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torchqx.cost_model import Choice
 from torchqx.errors import ConfigError
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_general_aten
 from torchqx.inductor_kernels.int8_linear.weight_only import weight_only_linear
+from torchqx.session import SESSIONS
 
 ROUNDING = 3e-3
 # Integers: 8 a call and as much at any rows; float: 1 a row. So integers pay from 8 rows on.
@@ -108,6 +110,19 @@ def test_a_forced_graph_takes_the_choice_for_its_rows_out_of_the_report(
     assert list(torchqx.explain(model)["up:linear:0"].choices) == ["2", "60"]
     compiled(model, policy)(batch(64, length=30))
     assert list(torchqx.explain(model)["up:linear:0"].choices) == ["2"]
+
+
+def test_choices_go_with_the_model(targets: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering_choice, "machine_rates", lambda: BY_ROWS)
+    model = quantized()
+    compiled(model)(batch(64, length=30))
+    (session,) = SESSIONS.of(model)
+    gc.collect()
+    known = len(session.choices)
+    del model
+    torch._dynamo.reset()
+    gc.collect()
+    assert len(session.choices) < known
 
 
 @torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)

@@ -17,7 +17,7 @@ from torchqx.inductor_kernels.int8_linear.cpu import is_supported
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Small operands, few rounds, a cache of the test's own."""
-    monkeypatch.setattr(machine_rates, "SIZE", 128)
+    monkeypatch.setattr(machine_rates, "SIZE", 96)
     monkeypatch.setattr(machine_rates, "ROWS", (1, 5))
     monkeypatch.setattr(machine_rates, "ROUNDS", 2)
     monkeypatch.setattr(machine_rates, "cache_dir", lambda: str(tmp_path))
@@ -33,10 +33,33 @@ def test_every_kernel_of_this_machine_is_timed() -> None:
     assert set(rates.matmul) == set(rates.call) == packed | {
         "integer", "group", "float32", "bfloat16", "float32 weight only", "bfloat16 weight only",
         "float32 weight only grouped", "bfloat16 weight only grouped"}
-    assert all(len(times) == 2 and 0 <= times[0] <= times[1] for times in rates.matmul.values())
+    assert all(len(times) == 2 and 0 < times[0] <= times[1] for times in rates.matmul.values())
     assert min(rates.call.values()) > 0 < rates.byte
     assert undisturbed
     assert machine_rates.decode(machine_rates.encode(rates)) == rates
+
+
+@pytest.mark.usefixtures("small")
+def test_no_weight_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where noise makes a large weight as fast as a small one, it takes what reading it takes."""
+    monkeypatch.setattr(machine_rates, "_seconds", lambda call: 1e-3)
+    rates, _ = machine_rates.measure()
+    assert set(rates.matmul.values()) == {(rates.byte, rates.byte)}
+
+
+@pytest.mark.usefixtures("small")
+def test_calls_of_a_group_are_timed_as_many_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of several costs more than the others: alone, it would be taken for what each of them costs."""
+    groups: set[int] = set()
+    formula = machine_rates.int8_linear_general_aten
+
+    def recorded(x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, *rest: object) -> torch.Tensor:
+        groups.add(scales.shape[1])
+        return formula(x, weight, scales, *rest)
+
+    monkeypatch.setattr(machine_rates, "int8_linear_general_aten", recorded)
+    machine_rates.measure()
+    assert groups == {machine_rates.GROUPS}
 
 
 @pytest.mark.usefixtures("small")

@@ -142,22 +142,38 @@ def test_the_percentile_survives_outliers_of_the_scans_input():
     assert errors[0.95] < 0.5 * errors[None]
 
 
-def test_scales_per_head_survive_one_loud_head():
+@pytest.mark.parametrize(("channels", "enough"), [
+    (slice(8), ("head", "cluster", "channel")),  # those of the first head
+    (slice(0, WIDTH, 8), ("cluster", "channel")),  # one of every head
+])
+def test_scales_that_keep_loud_channels_apart(channels: slice, enough: tuple[str, ...]):
     def loud() -> Stack:
         model = build(Mamba2)
         for block in model.blocks:
-            block.conv1d.bias[:8] += 300  # the first head's channels
-            block.out_proj.weight[:, :8] /= 300
+            block.conv1d.bias[:WIDTH][channels] += 300
+            block.out_proj.weight[:, channels] /= 300
         return model
 
     x, errors = batch(9), {}
-    for grouped in (False, True):
-        recipe = torchqx.QuambaConfig(alpha=None, grouped=grouped, activation="token", hadamard=False, smooth=0.5)
+    for scales, count in {"tensor": 1, "head": 4, "cluster": 32, "channel": 32}.items():
+        recipe = torchqx.QuambaConfig(alpha=None, scan_scales=scales, activation="token", hadamard=False, smooth=0.5)
         model = torchqx.quantize(loud(), recipe, [(c,) for c in CALIBRATION])
-        assert len(torchqx.explain(model)["blocks.0:scan:0"].scales["x"]) == (4 if grouped else 1)
+        assert len(torchqx.explain(model)["blocks.0:scan:0"].scales["x"]) == count
         torch._dynamo.reset()
-        errors[grouped] = error(lowered(model)(x), loud()(x))
-    assert errors[True] < 0.5 * errors[False]
+        errors[scales] = error(lowered(model)(x), loud()(x))
+    assert {scales for scales, e in errors.items() if e < 0.5 * errors["tensor"]} == set(enough)
+
+
+def test_clusters_of_channels():
+    def scales(**fields: Any) -> Tensor:
+        record = torchqx.explain(quantized(Mamba2, alpha=None, **fields))["blocks.0:scan:0"]
+        assert f"({len(set(record.scales['x']))} scales)" in record.reason
+        return torch.tensor(record.scales["x"])
+
+    each, three = scales(scan_scales="channel"), scales(clusters=3)
+    assert len(three.unique()) == 3
+    assert (three >= each).all()
+    assert torch.equal(scales(clusters=WIDTH), each)
 
 
 def test_saved_and_loaded(tmp_path: Path):
@@ -192,12 +208,14 @@ def test_layers_compiled_on_their_own_have_their_own_scales():
 def test_left_out_by_name():
     report = torchqx.explain(quantized(exclude=["blocks.0:scan:*"]))
     assert report["blocks.0:scan:0"].status == "skipped"
+    assert "include and exclude" in report["blocks.0:scan:0"].reason
     assert report["blocks.1:scan:0"].status == "quantized"
 
 
 def test_projections_only():
-    report = torchqx.explain(quantized(scan=False))
-    assert {s.status for s in report.sites if s.kind in ("scan", "conv")} == {"skipped"}
+    report = torchqx.explain(quantized(scan=False, exclude=["blocks.0:scan:*"]))
+    assert {(s.status, s.reason) for s in report.sites if s.kind in ("scan", "conv")} == {
+        ("skipped", "computed in float by one operator")}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -211,7 +229,8 @@ def test_generate_with_the_plan_of_a_converted_model(name: str):
     assert error(torch.stack(found.logits, 1)[1:], whole) < 1e-5
 
 
-@pytest.mark.parametrize("fields", [{"alpha": 1.0}, {"alpha": "best"}, {"smooth": 2.0}, {"alpha": 0}])
+@pytest.mark.parametrize("fields", [{"alpha": 1.0}, {"alpha": "best"}, {"smooth": 2.0}, {"alpha": 0},
+                                    {"scan_scales": "row"}, {"clusters": 0}])
 def test_bad_fields(fields: dict[str, Any]):
     with pytest.raises(ConfigError, match=next(iter(fields))):
         torchqx.QuambaConfig(**fields)

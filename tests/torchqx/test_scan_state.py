@@ -140,10 +140,34 @@ def test_runs_on_the_operands_device():
     assert state.run(site.node.target, elsewhere)[0].device.type == "meta"
 
 
-def scan_site() -> tuple[ScanSite, dict[str, Any]]:
-    """The first scan of the small Mamba, and its arguments."""
+def test_the_percentile_is_chosen_by_another_call_than_it_starts_with():
+    """Running quantiles begin with the first call's: on that they clip nothing, however large the others are."""
+    site, given = scan_site()
+    state = ScanState(site, "in_proj.weight", torchqx.QuambaConfig().scan_quantization())
+    for factor in (1, 3, 3):
+        state.observe(site, None, given | {"u": given["u"] * factor})
+    state.solve()
+    assert state.record.scales["x"] == pytest.approx([float(given["u"].abs().max()) * 3 / 127], rel=1e-5)
+
+
+def test_a_loud_channel_does_not_hide_the_others_errors():
+    """Mamba2's gate comes after the scan, and may silence it."""
+    site, given = scan_site(Mamba2)
+    given["x"][..., 0, 0] *= 1e4
+    errors = {}
+    for scales in ("tensor", "cluster"):
+        state = ScanState(site, "in_proj.weight", torchqx.QuambaConfig(scan_scales=scales).scan_quantization())
+        state.observe(site, None, given)
+        state.solve()
+        errors[scales] = state.record.error
+    assert errors["tensor"] > 0.9  # a share of 31 in 32
+    assert errors["cluster"] < 0.1
+
+
+def scan_site(kind: type = Mamba) -> tuple[ScanSite, dict[str, Any]]:
+    """The first scan of the small model, and its arguments."""
     torch._dynamo.reset()
-    gm, inputs = capture_one(build(), batch(1))
+    gm, inputs = capture_one(build(kind), batch(1))
     site = next(s for s in find_sites(gm, parameter_nodes(gm, inputs)).scans if s.kind == "scan")
     seen: list[dict[str, Any]] = []
     with torch.no_grad():

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from torchqx.attribute_text import encode_quantizer
 from torchqx.errors import CheckpointError
 from torchqx.layouts import WeightLayout
 from torchqx.quantize_weight import SiteParameters, quantize_weight
 from torchqx.quantizers import AffineQuantizer
-from torchqx.storage import QuantizedWeight, encode_quantizer
+from torchqx.storage import QuantizedWeight
 from torchqx.validate import check
 
 SHAPES = {WeightLayout.OUT_IN: (7, 12), WeightLayout.IN_OUT: (12, 7), WeightLayout.CONV: (7, 3, 2, 2),

@@ -108,8 +108,7 @@ def rotate_graph(gm: GraphModule, inputs: list[Any], rotation: Callable[[int], H
     graph, copies = copied(explicit)
     folded = GraphModule(explicit, graph)
     weights = {n for n in graph.nodes if n.op == "placeholder" and isinstance(fake(n), nn.Parameter)}
-    rewritten = fold_rotations(folded, {copies[n]: (copies[w], offset) for n, (w, offset) in gains.items()},
-                               weights=weights)
+    rewritten = fold_rotations(folded, {copies[n]: (copies[w], offset) for n, (w, offset) in gains.items()}, weights)
     proof = difference(explicit, folded, copies, rewritten, inputs)
     return Rotated(gm, explicit, folded, inputs, plan, found.floats, sites, proof)
 

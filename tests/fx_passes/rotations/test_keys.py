@@ -17,7 +17,6 @@ from torchqx.fx_passes.prove import TOLERANCE
 from torchqx.fx_passes.rotations.fold import rotations
 from torchqx.fx_passes.rotations.keys import rotate_keys
 from torchqx.fx_passes.sites.attention import find_attentions
-from torchqx.fx_passes.sites.keys import Paths
 from torchqx.rotations import choose
 
 
@@ -31,7 +30,7 @@ class Graphs:
         self.inputs = inputs
         with torch.no_grad():
             self.plain = self.gm(*_copies(inputs))
-        self.words = rotate_keys(self.gm, find_attentions(self.gm, Paths()))
+        self.words = rotate_keys(self.gm, find_attentions(self.gm))
 
     def rotated(self, given: dict[int, Tensor] | None = None) -> Any:
         """The rotated graph's results; ``given``: position of an input -> its rotated value."""

@@ -75,6 +75,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[int, ...], s
     "padded": (lambda x, w: F.conv1d(x, w, stride=3, padding=3), (2, K, 6), (N, K, 3), "padding"),
     "partial patches": (lambda x, w: F.conv1d(x, w, stride=3), (2, K, 7), (N, K, 3), "whole patches"),
     "transposed convolution": (lambda x, w: F.conv_transpose1d(x, w), (2, K, 6), (K, N, 3), "transposed"),
+    "mapped": (lambda x, w: torch.func.vmap(lambda part: F.linear(part, w))(x), (2, T, K), (N, K), "vmap"),
 }
 
 

@@ -13,8 +13,8 @@ from tests.inductor_kernels.state_space.helpers import (
     turn,
     with_threads,
 )
-from torchqx.errors import TrainingError
-from torchqx.inductor_kernels.chunk_scan import chunk_scan_naive
+from torchqx.errors import ShapeError, TrainingError
+from torchqx.inductor_kernels.chunk_scan import check, chunk_scan_naive
 
 op = torch.ops.torchqx.chunk_scan
 
@@ -138,27 +138,54 @@ def test_one_scan_or_two():
     torch.testing.assert_close(end, last, rtol=1e-5, atol=1e-5)
 
 
-def coded(dtype=torch.int8):
-    """Scales per two heads for x and per group of states for B and C."""
-    grouped = (2, 50, 2, 16)
-    return {"x": codes((2, 50, 8, 20), dtype), "dt": codes((2, 50, 8), dtype), "A": codes((8,)),
-            "B": codes(grouped, dtype), "C": codes(grouped, dtype), "D": codes((8,)), "z": codes((2, 50, 8, 20), dtype),
+def coded(dtype=torch.int8, scales=4, width=20, steps=50):
+    """``scales`` for x and z of eight heads, per group of states for B and C."""
+    grouped, wide = (2, steps, 2, 16), (2, steps, 8, width)
+    return {"x": codes(wide, dtype), "dt": codes((2, steps, 8), dtype), "A": codes((8,)),
+            "B": codes(grouped, dtype), "C": codes(grouped, dtype), "D": codes((8,)), "z": codes(wide, dtype),
             "dt_bias": torch.randn(8) - 2, "dt_softplus": True,
-            "x_scale": torch.rand(4) * 0.02 + 0.01, "B_scale": torch.rand(2) * 0.02 + 0.01,
-            "C_scale": torch.rand(2) * 0.02 + 0.01,
-            **{f"{name}_scale": torch.rand(1) * 0.03 + 0.01 for name in ("dt", "A", "D", "z")}}
+            **{f"{name}_scale": torch.rand(scales) * 0.02 + 0.01 for name in ("x", "z")},
+            **{f"{name}_scale": torch.rand(2) * 0.02 + 0.01 for name in ("B", "C")},
+            **{f"{name}_scale": torch.rand(1) * 0.03 + 0.01 for name in ("dt", "A", "D")}}
+
+
+def with_output(given, dtype):
+    """The same, asking for codes by as many scales as x has."""
+    spread = chunk_scan_naive(**given)[0].abs().amax((0, 1)).flatten().unflatten(0, (given["x_scale"].numel(), -1))
+    return given | {"out_scale": spread.amax(1) / 100, "out_dtype": dtype}
+
+
+SCALES = [(1, 20), (4, 20), (8, 63), (8 * 63, 63), (8 * 32, 32), (5, 20)]
+"""Numbers of them and widths of a head: one, per two heads, per head, per channel, across the heads' ends."""
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
-def test_codes(dtype):
-    given = coded(dtype)
+@pytest.mark.parametrize(("scales", "width"), SCALES)
+def test_codes(dtype, scales, width):
+    given = coded(dtype, scales, width)
     compare(given)
-    out_scale = chunk_scan_naive(**given)[0].abs().amax((0, 1, 3)) / 100
-    y = op(**given, out_scale=out_scale, out_dtype=dtype)[0]
-    wanted = chunk_scan_naive(**given, out_scale=out_scale, out_dtype=dtype)[0]
+    compare(turn(given))
+    given = with_output(given, dtype)
+    y = op(**given)[0]
+    wanted = chunk_scan_naive(**given)[0]
     assert y.dtype == dtype
     assert (y.int() - wanted.int()).abs().max() <= 1
     assert (y != wanted).float().mean() < 0.01
+
+
+def test_a_scale_per_channel_is_that_of_its_head():
+    per_head = coded(scales=8)
+    spread = {f"{name}_scale": per_head[f"{name}_scale"].repeat_interleave(20) for name in ("x", "z")}
+    assert all(torch.equal(a, b) for a, b in zip(op(**per_head), op(**per_head | spread), strict=True))
+
+
+@pytest.mark.parametrize("name", ["x", "z", "out"])
+def test_scales_that_divide_no_channels_are_refused(name):
+    given = coded() | {"out_scale": torch.ones(1), "out_dtype": torch.int8, f"{name}_scale": torch.ones(3)}
+    with pytest.raises(ShapeError, match="3 scales"):
+        check(**given)
+    with pytest.raises(RuntimeError, match="scale"):
+        op(**given)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.inductor_kernels.chunk_scan.test_chunk_scan import coded, operands
+from tests.inductor_kernels.chunk_scan.test_chunk_scan import SCALES, coded, operands, with_output
 from tests.inductor_kernels.state_space.helpers import turn
 from tests.inductor_kernels.state_space.interpreted import compare, compare_codes, one_kernel, run, spills
 from torchqx.inductor_kernels.chunk_scan import chunk_scan_naive, gpu
@@ -63,12 +63,12 @@ def test_narrow_types(dtype):
     torch.testing.assert_close(y.float(), wanted, rtol=0.004, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
-def test_codes(dtype):
-    given = coded(dtype)
+@pytest.mark.parametrize(("scales", "width"), SCALES)
+def test_codes(scales, width):
+    dtype = torch.int8 if scales % 3 else torch.uint8
+    given = coded(dtype, scales, width, steps=20)
     compare(gpu, op, chunk_scan_naive, given)
-    out_scale = chunk_scan_naive(**given)[0].abs().amax((0, 1, 3)) / 100
-    compare_codes(gpu, op, chunk_scan_naive, given | {"out_scale": out_scale, "out_dtype": dtype})
+    compare_codes(gpu, op, chunk_scan_naive, with_output(turn(given), dtype))
 
 
 def test_one_kernel():
@@ -79,6 +79,7 @@ def test_one_kernel():
 def test_nothing_spills(arch):
     assert spills(op, operands(1, 64, 4, 64, 1, 128), arch) == 0
     assert spills(op, coded(), arch) == 0
+    assert spills(op, with_output(coded(scales=8 * 64, width=64), torch.int8), arch) == 0
 
 
 @pytest.mark.parametrize("states", [16, 256])

@@ -20,10 +20,10 @@ from torchqx.rotations import Hadamard, choose
 pytestmark = pytest.mark.skipif(not is_supported(), reason="no C++ compiler")
 ops = torch.ops.torchqx
 # Widths of every kind: no power, powers below a vector, one to sixteen vectors, each radix before them, compiled bases
-# and products of two, bases with room for four, two and one vector of sums, several blocks to a row.
+# and products of two, circulants, bases with room for four, two and one vector of sums, several blocks to a row.
 LENGTHS = [1, 2, 3, 4, 8, 16, 32, 63, 64, 128, 256, 512, 1024, 2048, 4096, 8192,
-           12, 24, 48, 96, 100, 172, 320, 384, 448, 576, 768, 960, 1000, 1376, 1536, 3456, 3584, 4480, 5120, 6144,
-           6912, 8960, 11008, 12288, 14336]
+           12, 24, 48, 96, 100, 172, 320, 384, 448, 576, 768, 832, 960, 1000, 1376, 1536, 1856, 2944, 3328, 3456,
+           3584, 4480, 5120, 6144, 6912, 8960, 11008, 12288, 14336]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -177,16 +177,20 @@ def test_narrower_machines(flags):
 import torch
 from torchqx.inductor_kernels.cpu_build import load_operators
 from torchqx.inductor_kernels.hadamard import cpu
+from torchqx.inductor_kernels.hadamard.aten import hadamard_quantize_static_aten
 from torchqx.inductor_kernels.hadamard.naive import hadamard_naive
 from torchqx.rotations import choose
 load_operators(cpu.SOURCES, (*cpu.FLAGS, *{flags}))
-for k in (4, 63, 100, 576, 960, 2048, 3584):
+for k in (4, 63, 100, 576, 960, 2048, 2752, 3584):
     r = choose(k, seed=1)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         x = torch.randn(3, k).to(dtype)
         y = torch.ops.torchqx.hadamard(x, r.signs(k), r.block, False)
         expected = hadamard_naive(x, r.signs(k), r.block, False)
         assert (y - expected).abs().max() <= (torch.finfo(dtype).eps + 2e-6) * expected.abs().max(), (k, dtype)
+        args = x, r.signs(k), r.block, torch.tensor([20.0]), torch.tensor([99.0]), 0, 255
+        codes = torch.ops.torchqx.hadamard_quantize_static(*args)
+        assert (codes.int() - hadamard_quantize_static_aten(*args).int()).abs().max() <= 1, (k, dtype)
 print("right")
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from tests.inductor_kernels.state_space.helpers import codes
 from tests.inductor_kernels.state_space.interpreted import compare, compare_codes, lower, run, spills
-from tests.inductor_kernels.state_update.test_state_update import mamba, mamba2
+from tests.inductor_kernels.state_update.test_state_update import SCALES, coded, mamba, mamba2
 from torchqx.inductor_kernels.state_update import gpu, state_update_naive
 from torchqx.testing import ARCHITECTURES
 
@@ -59,25 +58,12 @@ def test_bfloat16_state():
     torch.testing.assert_close(given["state"], again["state"])
 
 
-def coded(dtype, heads):
-    scales = {f"{name}_scale": torch.rand(1) * 0.03 + 0.01 for name in ("dt", "A", "D", "z", "B", "C")}
-    shared = {"dt_softplus": True, "x_scale": torch.rand(4) * 0.02 + 0.01, **scales}
-    if not heads:
-        return {"state": torch.randn(2, 36, 17), "x": codes((2, 36), dtype), "dt": codes((2, 36), dtype),
-                "A": codes((36, 17)), "B": codes((2, 17), dtype), "C": codes((2, 17), dtype), "D": codes((36,)),
-                "z": codes((2, 36), dtype), **shared}
-    return {"state": torch.randn(2, 8, 20, 17), "x": codes((2, 8, 20), dtype), "dt": codes((2, 8, 20), dtype),
-            "A": codes((8, 1, 1)).expand(8, 20, 17), "B": codes((2, 2, 17), dtype), "C": codes((2, 2, 17), dtype),
-            "D": codes((8, 20)), "z": codes((2, 8, 20), dtype), **shared, "B_scale": torch.rand(2) * 0.02 + 0.01}
-
-
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
-@pytest.mark.parametrize("heads", [False, True])
-def test_codes(dtype, heads):
-    given = coded(dtype, heads)
-    compare(gpu, op, state_update_naive, given)
-    compare_codes(gpu, op, state_update_naive,
-                  given | {"out_scale": torch.tensor([0.07, 0.1]), "out_dtype": dtype})
+@pytest.mark.parametrize(("rows", "scales"), SCALES)
+def test_codes(dtype, rows, scales):
+    given = coded(dtype, rows, scales)
+    compare(gpu, op, state_update_naive, {n: v for n, v in given.items() if not n.startswith("out_")})
+    compare_codes(gpu, op, state_update_naive, given)
 
 
 def test_one_kernel_writes_the_state_in_place():
@@ -93,4 +79,5 @@ def test_one_kernel_writes_the_state_in_place():
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_nothing_spills(arch):
     assert spills(op, mamba2(2, 4, 64, 1, 128), arch) == 0
-    assert spills(op, coded(torch.int8, False), arch) == 0
+    assert spills(op, coded(torch.int8, (36,)), arch) == 0
+    assert spills(op, coded(torch.int8, (8, 64), 8 * 64), arch) == 0

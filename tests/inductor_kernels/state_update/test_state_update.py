@@ -129,24 +129,31 @@ def test_threads(threads):
         torch.set_num_threads(before)
 
 
+def coded(dtype, rows, scales=4):
+    """Codes for channels ``rows``: (D,), or (H, P) with two groups of states; ``scales`` for x, z and the output."""
+    groups = (2,) if len(rows) == 2 else ()
+    rate = codes((8, 1, 1)).expand(*rows, 17) if groups else codes((*rows, 17))
+    return {"state": torch.randn(2, *rows, 17), **{name: codes((2, *rows), dtype) for name in ("x", "dt", "z")},
+            "A": rate, "D": codes(rows), **{name: codes((2, *groups, 17), dtype) for name in ("B", "C")},
+            "dt_softplus": True, "B_scale": torch.rand(groups or 1) * 0.02 + 0.01,
+            **{f"{name}_scale": torch.rand(1) * 0.03 + 0.01 for name in ("dt", "A", "C", "D")},
+            **{f"{name}_scale": torch.rand(scales) * 0.02 + 0.01 for name in ("x", "z")},
+            "out_scale": torch.rand(scales) * 0.03 + 0.07, "out_dtype": dtype}
+
+
+SCALES = [((36,), 4), ((36,), 36), ((8, 20), 4), ((8, 63), 8), ((8, 63), 8 * 63), ((8, 20), 5)]
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
-def test_codes(dtype):
-    scales = {f"{name}_scale": torch.rand(1) * 0.03 + 0.01 for name in ("dt", "A", "D", "z", "B", "C")}
-    one = {"state": torch.randn(2, 36, 17), "x": codes((2, 36), dtype), "dt": codes((2, 36), dtype),
-           "A": codes((36, 17)), "B": codes((2, 17), dtype), "C": codes((2, 17), dtype), "D": codes((36,)),
-           "z": codes((2, 36), dtype), "dt_softplus": True, "x_scale": torch.rand(4) * 0.02 + 0.01, **scales}
-    two = {"state": torch.randn(2, 8, 20, 17), "x": codes((2, 8, 20), dtype), "dt": codes((2, 8, 20), dtype),
-           "A": codes((8, 1, 1)).expand(8, 20, 17), "B": codes((2, 2, 17), dtype), "C": codes((2, 2, 17), dtype),
-           "D": codes((8, 20)), "z": codes((2, 8, 20), dtype), "dt_softplus": True,
-           "x_scale": torch.rand(4) * 0.02 + 0.01, **scales, "B_scale": torch.rand(2) * 0.02 + 0.01}
-    for given in (one, two):
-        compare(given)
-        again = given | {"state": given["state"].clone()}
-        out = {"out_scale": torch.tensor([0.07, 0.1]), "out_dtype": dtype}
-        codes_out, wanted = op(**given, **out), state_update_naive(**again, **out)
-        assert codes_out.dtype == dtype
-        assert (codes_out.int() - wanted.int()).abs().max() <= 1
-        assert (codes_out != wanted).float().mean() < 0.02
+@pytest.mark.parametrize(("rows", "scales"), SCALES)
+def test_codes(dtype, rows, scales):
+    given = coded(dtype, rows, scales)
+    compare({name: value for name, value in given.items() if not name.startswith("out_")})
+    again = given | {"state": given["state"].clone()}
+    found, wanted = op(**given), state_update_naive(**again)
+    assert found.dtype == dtype
+    assert (found.int() - wanted.int()).abs().max() <= 1
+    assert (found != wanted).float().mean() < 0.02
 
 
 def test_opcheck():
