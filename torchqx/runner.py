@@ -20,6 +20,7 @@ from torchqx.executable import Executable, TracedInputs
 from torchqx.folding import absorbed_norms, fold_quantized, refusal
 from torchqx.fx_passes.attention_kernel import use_attention_kernel
 from torchqx.fx_passes.derived import Derived
+from torchqx.fx_passes.few_rows import use_few_rows_kernel
 from torchqx.fx_passes.fuse_codes import fuse_codes
 from torchqx.fx_passes.fuse_epilogue import fuse_epilogues
 from torchqx.fx_passes.fuse_rotations import fuse_rotations
@@ -30,6 +31,7 @@ from torchqx.fx_passes.rotary import turn_in_one_pass
 from torchqx.fx_passes.rotations.keys import rotate_keys
 from torchqx.fx_passes.sites import GraphSites, LinearOp
 from torchqx.fx_passes.sites.attention import find_attentions
+from torchqx.fx_passes.store_rows import store_rows
 from torchqx.fx_passes.store_shared import store_shared
 from torchqx.gradients import refuse_gradients
 from torchqx.lowering_choice import Policy, choose_lowerings
@@ -157,6 +159,8 @@ class GraphRunner:
             store_shared(graph.module)
             turn_in_one_pass(graph.module)
             use_attention_kernel(graph.module)
+            use_few_rows_kernel(graph.module)
+            store_rows(graph.module)
             self.executables[kind] = Executable(graph, self.traced, self.lowering, self.options)
         if kind in self.refusals:
             self.tell(args, [self.refusals[kind]])

@@ -1,5 +1,5 @@
 """All cases, by name."""
 
-from benchmarks.kernels import int8_linear, rows, sequences
+from benchmarks.kernels import few_rows, int8_linear, rows, sequences
 
-CASES = {case.name: case for case in (*int8_linear.cases(), *rows.cases(), *sequences.cases())}
+CASES = {case.name: case for case in (*int8_linear.cases(), *few_rows.cases(), *rows.cases(), *sequences.cases())}
