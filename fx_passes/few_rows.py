@@ -70,7 +70,9 @@ def _is_covered(node: Node, x: Any, weight: Any, bias: Any, transposed: bool) ->
     sizes = (*rows.shape, *matrix.shape)
     if matrix.ndim != 2 or rows.ndim == 0 or not all(isinstance(size, int) for size in sizes):
         return False
-    if not (matrix.T if transposed else matrix).is_contiguous() or (bias is not None and values[2].ndim != 1):
+    if not (matrix.T if transposed else matrix).is_contiguous():
+        return False
+    if bias is not None and values[2].shape != matrix.shape[:1]:
         return False
     if any(v.dtype != fake(node).dtype for v in values) or not is_supported(rows.device, rows.dtype):
         return False

@@ -9,12 +9,13 @@ is written is the result. Every product and sum is rounded as before; only how t
 """
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
-from torchqx.fx_passes.in_place import written_between
+from torchqx.fx_passes.in_place import changing_values, memory_of, written, written_between
 from torchqx.fx_passes.sites.ops import argument, fake, last_dim, op_name, same_size
 
 _READS = frozenset({"scaled_dot_product_attention", "cat", "matmul", "index_copy", "reshape", "flatten", "contiguous"})
@@ -23,23 +24,25 @@ _VIEWS = frozenset({"getitem", "unsqueeze", "expand", "transpose", "permute"})
 
 def turn_in_one_pass(gm: GraphModule) -> GraphModule:
     """Rewrite in place; returns ``gm``."""
-    for node in list(gm.graph.nodes):
-        if op_name(node) == "add" and (found := _rotary(node)) is not None:
+    nodes = list(gm.graph.nodes)
+    changing = changing_values(nodes)
+    for node in nodes:
+        if op_name(node) == "add" and (found := _rotary(node, changing)) is not None:
             _rewrite(node, *found)
     gm.graph.lint()
     gm.recompile()
     return gm
 
 
-def _rotary(node: Node) -> tuple[Node, Node, Node, int] | None:
-    """(x, cos, sin, half of the width) if ``node`` adds the two products."""
-    if len(node.args) != 2 or node.kwargs or any(op_name(part) != "mul" for part in node.all_input_nodes):
+def _rotary(node: Node, changing: set[Node]) -> tuple[Node, Node, Node, int] | None:
+    """(x, cos, sin, half of the width) if ``node`` adds the two products, and nothing is written in place."""
+    if len(node.args) != 2 or any(op_name(part) != "mul" for part in node.all_input_nodes):
         return None
-    if not _any_layout_does(node):
+    if not node.users or not _any_layout_does(node) or not _pure([node, *node.all_input_nodes], changing):
         return None
     for plain, turned in (node.args, node.args[::-1]):
         for half_turn, sin in _both_ways(turned):
-            source = _half_turned(half_turn)
+            source = _half_turned(half_turn, changing)
             for x, cos in _both_ways(plain):
                 if source is not None and x is source[0] and _fits(node, x, cos, sin):
                     return x, cos, sin, source[1]
@@ -56,14 +59,19 @@ def _both_ways(product: Any) -> list[tuple[Node, Node]]:
     return [(a, b), (b, a)] if isinstance(a, Node) and isinstance(b, Node) else []
 
 
-def _half_turned(node: Node) -> tuple[Node, int] | None:
+def _pure(nodes: Iterable[Node], changing: set[Node]) -> bool:
+    """Whether each of the ops makes a value of its own that stays as it is."""
+    return all(node not in changing and written(node) is None for node in nodes)
+
+
+def _half_turned(node: Node, changing: set[Node]) -> tuple[Node, int] | None:
     """(x, h) of cat((-x[..., h:], x[..., :h]), -1)."""
     parts = argument(node, 0, "tensors") if op_name(node) == "cat" else None
     at_the_end = parts is not None and last_dim(node, argument(node, 1, "dim", default=0))
     if not at_the_end or not isinstance(parts, list | tuple) or len(parts) != 2:
         return None
     negated, first = parts
-    if op_name(negated) != "neg":
+    if op_name(negated) != "neg" or not _pure([node, negated, *node.all_input_nodes], changing):
         return None
     x, width = first.args[0] if first.args else None, fake(node).shape[-1]
     if not isinstance(x, Node) or not isinstance(width, int) or width % 2:
@@ -77,9 +85,12 @@ def _shows(view: Any, x: Node, start: int, end: int) -> bool:
     if not isinstance(view, Node) or op_name(view) != "getitem" or view.args[0] is not x:
         return False
     part, whole = fake(view), fake(x)
-    return (part is not None and whole is not None and part.ndim == whole.ndim and part.stride() == whole.stride()
-            and part.storage_offset() == whole.storage_offset() + start * whole.stride(-1)
-            and all(map(same_size, part.shape, (*whole.shape[:-1], end - start))))
+    if part is None or whole is None or part.ndim != whole.ndim or memory_of(view) != memory_of(x):
+        return False
+    begins = whole.storage_offset() + start * whole.stride(-1)
+    sizes = (*whole.shape[:-1], end - start)
+    return (part.stride() == whole.stride() and part.storage_offset() == begins
+            and all(map(same_size, part.shape, sizes)))
 
 
 def _fits(node: Node, x: Node, cos: Node, sin: Node) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from torchqx.fx_passes.sites.ops import argument, fake, is_mapped, op_name
+from torchqx.fx_passes.in_place import written
+from torchqx.fx_passes.sites.ops import argument, fake, is_mapped, op_name, same_size
 from torchqx.inductor_kernels import norms
 from torchqx.inductor_kernels.stored import STORED
 
@@ -22,7 +23,7 @@ def store_rows(gm: GraphModule) -> GraphModule:
         value, name = fake(node), op_name(node)
         if value is None or value.device.type != "cpu" or value.ndim == 0 or is_mapped(node):
             continue
-        if name == "rsqrt" and value.shape[-1] == 1:
+        if name == "rsqrt" and written(node) is None and same_size(value.shape[-1], 1):
             with gm.graph.inserting_after(node):
                 stored = gm.graph.call_function(STORED, (node,))
             stored.meta.update(node.meta)
@@ -48,4 +49,4 @@ def _norm(node: Node, name: str) -> tuple[Any, ...] | None:
     if name == "layer_norm":
         return x, weight, argument(node, 3, "bias"), argument(node, 4, "eps", default=1e-5), dtype
     eps = argument(node, 3, "eps")
-    return x, weight, torch.finfo(fake(x).dtype).eps if eps is None else eps, dtype
+    return x, weight, torch.finfo(torch.float32).eps if eps is None else eps, dtype  # it is added in float32

@@ -28,9 +28,12 @@ def store_shared(gm: GraphModule) -> GraphModule:
     for node in nodes:
         if _is_product(node) or not layers.isdisjoint(node.all_input_nodes):
             layers.add(node)
-    changing = changing_values(nodes)
+    changing, seen = changing_values(nodes), set()
     for node in nodes:
-        if node in layers or node in changing or not _is_computed(node):
+        memory = memory_of(node)
+        own = memory not in seen
+        seen.add(memory)
+        if not own or node in layers or node in changing or not _is_computed(node):
             continue
         if sum(len(layers.intersection(view.users)) for view in _views(node)) > 1:
             with gm.graph.inserting_after(node):
@@ -48,10 +51,10 @@ def _is_product(node: Node) -> bool:
 
 
 def _is_computed(node: Node) -> bool:
-    """Whether the node's memory on a CPU is its own: neither an input's nor another node's."""
+    """Whether the node makes a tensor on a CPU."""
     value = fake(node)
     made = node.op in ("call_function", "call_method") and value is not None and value.device.type == "cpu"
-    return made and not is_mapped(node) and all(memory_of(node) != memory_of(source) for source in node.all_input_nodes)
+    return made and not is_mapped(node)
 
 
 def _views(node: Node) -> Iterator[Node]:

@@ -11,7 +11,7 @@ only calls. That is right for most; the mark is for what costs more than the rea
 import torch
 from torch import Tensor
 from torch._inductor import ir
-from torch._inductor.lowering import register_lowering
+from torch._inductor.lowering import clone, register_lowering
 
 LIBRARY = torch.library.Library("torchqx", "FRAGMENT")
 LIBRARY.define("stored(Tensor x) -> Tensor")
@@ -31,6 +31,12 @@ def _(x: Tensor) -> Tensor:
 
 @register_lowering(STORED, type_promotion_kind=None)
 def lower_stored(x: ir.TensorBox) -> ir.TensorBox:
-    """Inductor's own mark; kernels may still be fused, and what is then read nowhere else is not written."""
+    """Inductor's own mark; kernels may still be fused, and what is then read nowhere else is not written.
+
+    The mark takes the place of its operand, which nothing else may read: what writes into the one would write into the
+    other. An input, or a view of one, is copied for that reason, also where it became one in Inductor's hands.
+    """
+    if not isinstance(x.data, ir.StorageBox) or isinstance(x.data.data, ir.InputBuffer):
+        return clone(x)
     x.realize()
     return x

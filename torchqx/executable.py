@@ -12,13 +12,14 @@ from torch._dynamo.exc import TensorifyScalarRestartAnalysis
 from torch._dynamo.symbolic_convert import TensorifyState
 from torch._guards import TracingContext, tracing
 from torch._inductor.compile_fx import compile_fx
+from torch._ops import OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from torchqx.errors import TorchqxWarning
 from torchqx.fx_passes.derived import Derived
 from torchqx.fx_passes.quantize import QuantizedGraph
-from torchqx.warm_start import cacheable_functions, show_values
+from torchqx.warm_start import PACKAGE, cacheable_functions, show_values
 
 
 class TracedInputs:
@@ -80,8 +81,8 @@ class Executable:
                      else self.traced.fake[item] for item in self.graph.inputs]
             show_values(self.graph.module, fakes, self.traced.mode)
             settings = {"unsafe_marked_cacheable_functions": cacheable_functions(self.graph.module)}
-            if "TORCHINDUCTOR_SIZE_ASSERTS" not in os.environ:
-                # Checks of every operand of every call took a fifth of a decoding step's time outside of kernels.
+            if "TORCHINDUCTOR_SIZE_ASSERTS" not in os.environ and _knows_its_layouts(self.graph.module):
+                # Checks of every operand of every call took a quarter of a decoding step's time outside of kernels.
                 settings["size_asserts"] = False
             compiled = compile_fx(self.graph.module, fakes, config_patches=settings | self.options)
         if environment is not None and len(environment.guards) > self.traced.guarded and self.traced.symbols:
@@ -108,3 +109,9 @@ class Executable:
         warnings.warn(f"sizes {sizes} do not fit the compiled graph ({self._guards}); this call runs uncompiled",
                       TorchqxWarning, stacklevel=2)
         return False
+
+
+def _knows_its_layouts(module: GraphModule) -> bool:
+    """Whether all operators are torch's or ours: another's result may not lie in memory as it was said to."""
+    targets = [n.target for n in module.graph.nodes if isinstance(n.target, OpOverload | OpOverloadPacket)]
+    return {str(target).split(".")[0] for target in targets} <= {"aten", "prims", PACKAGE}

@@ -89,7 +89,8 @@ struct PerToken {
     const float low = -largest(lowest) * factor * clip_ratio, high = largest(highest) * factor * clip_ratio;
     float step, zero;
     if (symmetric) {
-      step = std::max(std::max(high, -low) * static_cast<float>(2.0 / (qmax - qmin)), kSmallestScale);
+      const float most = largest(larger<16>(highest, lowest)) * factor * clip_ratio;  // NaN of either sign is
+      step = std::max(most * static_cast<float>(2.0 / (qmax - qmin)), kSmallestScale);
       zero = std::floor((qmin + qmax) / 2);
     } else {
       step = std::max((high - low) * static_cast<float>(1.0 / (qmax - qmin)), kSmallestScale);

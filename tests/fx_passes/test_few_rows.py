@@ -82,6 +82,7 @@ STAY: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
     "small": (F.linear, operands(1, n=63)),
     "matmul with [K, N]": (lambda x, w: x @ w, [torch.randn(3, K), torch.randn(K, N)]),
     "weight not dense": (lambda x, w, b: F.linear(x, w[:, :K]), operands(1)[:1] + operands(1, k=2 * K)[1:]),
+    "bias of one element": (F.linear, [*operands(3)[:2], torch.randn(1)]),
     "bias per row": (F.linear, [*operands(3)[:2], torch.randn(3, N)]),
     "stacked weights": (lambda x, w: x @ w.mT, [torch.randn(3, 2, K), torch.randn(3, 200, K)]),
     "a vector": (lambda x, w, b: w @ x, operands()),

@@ -72,6 +72,35 @@ def written_between(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return attended(turned(q), turned(k))
 
 
+def sum_in_place(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    turned = q * cos
+    turned.add_(halves(q) * sin)
+    return attended(turned, k)
+
+
+def sum_seen_through_a_view(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    turned = q * cos
+    view = turned.transpose(-1, -2)
+    turned += halves(q) * sin
+    return attended(view.transpose(-1, -2), k)
+
+
+def product_in_place(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    turn = halves(q)
+    return attended(q * cos + turn.mul_(sin), k) + turn.sum()
+
+
+def negated_changed(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    negated = -q[..., D // 2 :]
+    negated.mul_(2)
+    return attended(q * cos + torch.cat((negated, q[..., : D // 2]), -1) * sin, k)
+
+
+def not_a_slice(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    order = torch.arange(D // 2).flip(0)
+    return attended(q * cos + torch.cat((-q[..., D // 2 :], q[..., order]), -1) * sin, k)
+
+
 def layout_matters(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return attended((q * cos + halves(q) * sin).transpose(1, 2).view(B, S, H, D).transpose(1, 2), k)
 
@@ -106,7 +135,9 @@ def test_the_length_may_be_a_symbol() -> None:
     assert count(gm, "sub") == 2
 
 
-@pytest.mark.parametrize("code", [another_way_round, of_another, unequal_parts, written_between])
+@pytest.mark.parametrize("code", [
+    another_way_round, of_another, unequal_parts, written_between, sum_in_place, sum_seen_through_a_view,
+    product_in_place, negated_changed, not_a_slice])
 def test_left_alone(code: Callable[..., Tensor]) -> None:
     assert count(passed(code), "sub") == 0
 

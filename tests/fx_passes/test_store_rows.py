@@ -34,6 +34,22 @@ def rms_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.rms_norm(x, (K,), weight)
 
 
+def default_epsilon(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.rms_norm(x * 0.01, (K,))
+
+
+def in_place(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    size = x.pow(2).mean(-1, keepdim=True)
+    size.rsqrt_().mul_(3)
+    return x * size
+
+
+def into_another(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    size = torch.empty(3, 5, 1, dtype=x.dtype)
+    torch.rsqrt(x.pow(2).mean(-1, keepdim=True), out=size).mul_(3)
+    return x * size
+
+
 def of_a_matrix(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.layer_norm(x, (5, K))
 
@@ -53,12 +69,13 @@ def passed(code: Callable[..., Tensor], dtype: torch.dtype = torch.float32) -> l
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("code", "target"), [
-    (spelled_out, STORED), (layer_norm, norms.layer_norm), (with_names, norms.layer_norm), (rms_norm, norms.rms_norm)])
+    (spelled_out, STORED), (layer_norm, norms.layer_norm), (with_names, norms.layer_norm), (rms_norm, norms.rms_norm),
+    (default_epsilon, norms.rms_norm)])
 def test_rewritten(code: Callable[..., Tensor], target: object, dtype: torch.dtype) -> None:
     assert passed(code, dtype).count(target) == 1
 
 
-@pytest.mark.parametrize("code", [of_a_matrix, of_every_element])
+@pytest.mark.parametrize("code", [of_a_matrix, of_every_element, in_place, into_another])
 def test_left_alone(code: Callable[..., Tensor]) -> None:
     assert not {STORED, norms.layer_norm, norms.rms_norm} & set(passed(code))
 

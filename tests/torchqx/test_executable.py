@@ -84,6 +84,35 @@ def test_inductor_with_dynamic_shapes(model: nn.Module):
         assert error(compiled(x), model(x)) < ROUNDING
 
 
+@pytest.mark.parametrize("foreign", [False, True])
+def test_layouts_are_checked_where_an_operator_is_not_ours(foreign: bool):
+    """Its result may lie in memory otherwise than its fake one: values would be read from wrong places."""
+    @torch.library.custom_op("torchqx_tests::doubled", mutates_args=())
+    def doubled(x: Tensor) -> Tensor:
+        return (x * 2).t().contiguous().t()
+
+    doubled.register_fake(torch.empty_like)
+
+    class Between(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            return self.second(torch.tanh(doubled(y) if foreign else 2 * y))
+
+    torch._dynamo.reset()
+    x = torch.randn(5, 64)
+    model = torchqx.quantize(Between(), RECIPE, [(x,)])
+    compiled = torch.compile(model, backend="torchqx")
+    if foreign:
+        with pytest.raises(AssertionError, match=r"size|stride"):
+            compiled(x)
+    else:
+        assert error(compiled(x), model(x)) < 0.02
+
+
 def test_floats_are_constants_under_dynamic_shapes():
     class Scaled(Net):
         def __init__(self) -> None:

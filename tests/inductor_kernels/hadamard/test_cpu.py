@@ -122,6 +122,16 @@ def test_static(poisoned, k, qmin, qmax):
             assert_same_codes(ops.hadamard_quantize_static(*args), hadamard_quantize_static_aten(*args))
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_with_nan_says_so(dtype, sign, symmetric):
+    x = torch.randn(2, 100).to(dtype)
+    x[0, 70] = torch.tensor(float("nan")).copysign(torch.tensor(sign))
+    _, scale, _ = ops.hadamard_quantize_per_token(x, None, 1, None, None, 0, 255, symmetric)
+    assert scale.isnan().flatten().tolist() == [True, False]
+
+
 @pytest.mark.parametrize(("qmin", "qmax"), [(0, 255), (0, 15), (-127, 127)])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("k", [63, 100, 576, 2048])
