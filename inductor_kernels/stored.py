@@ -36,7 +36,10 @@ def lower_stored(x: ir.TensorBox) -> ir.TensorBox:
     The mark takes the place of its operand, which nothing else may read: what writes into the one would write into the
     other. An input, or a view of one, is copied for that reason, also where it became one in Inductor's hands.
     """
-    if not isinstance(x.data, ir.StorageBox) or isinstance(x.data.data, ir.InputBuffer):
-        return clone(x)
+    base = x.data
+    while isinstance(base, ir.BaseView):
+        base = base.data
+    if isinstance(base, ir.StorageBox) and isinstance(base.data, ir.InputBuffer):
+        x = clone(x)
     x.realize()
     return x
