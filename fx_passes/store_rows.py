@@ -11,8 +11,8 @@ from torch.fx import GraphModule, Node
 
 from torchqx.fx_passes.in_place import written
 from torchqx.fx_passes.sites.ops import argument, fake, is_mapped, op_name, same_size
+from torchqx.fx_passes.stored import store
 from torchqx.inductor_kernels import norms
-from torchqx.inductor_kernels.stored import STORED
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -24,10 +24,7 @@ def store_rows(gm: GraphModule) -> GraphModule:
         if value is None or value.device.type != "cpu" or value.ndim == 0 or is_mapped(node):
             continue
         if name == "rsqrt" and written(node) is None and same_size(value.shape[-1], 1):
-            with gm.graph.inserting_after(node):
-                stored = gm.graph.call_function(STORED, (node,))
-            stored.meta.update(node.meta)
-            node.replace_all_uses_with(stored, delete_user_cb=lambda user, stored=stored: user is not stored)
+            store(node)
         elif name in ("layer_norm", "rms_norm") and (found := _norm(node, name)) is not None:
             with gm.graph.inserting_before(node):
                 new = gm.graph.call_function(getattr(norms, name), found)

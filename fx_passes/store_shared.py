@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 
 from torchqx.fx_passes.in_place import changing_values, memory_of
 from torchqx.fx_passes.sites.ops import fake, is_mapped, op_name
-from torchqx.inductor_kernels.stored import STORED
+from torchqx.fx_passes.stored import store
 
 _PRODUCTS = frozenset({"linear", "matmul", "bmm", "baddbmm", "addmm", "einsum", "scaled_dot_product_attention",
                        "conv1d", "conv2d"})
@@ -36,10 +36,7 @@ def store_shared(gm: GraphModule) -> GraphModule:
         if not own or node in layers or node in changing or not _is_computed(node):
             continue
         if sum(len(layers.intersection(view.users)) for view in _views(node)) > 1:
-            with gm.graph.inserting_after(node):
-                stored = gm.graph.call_function(STORED, (node,))
-            stored.meta.update(node.meta)
-            node.replace_all_uses_with(stored, delete_user_cb=lambda user, stored=stored: user is not stored)
+            store(node)
     gm.graph.lint()
     gm.recompile()
     return gm

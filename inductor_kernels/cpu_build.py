@@ -12,6 +12,8 @@ from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from torchqx.errors import UnsupportedError
 
+TENSORS = Path(__file__).with_name("tensors.h")
+
 
 class _TorchCppCodeCache(CppCodeCache):
     """The code cache with torch's headers and libraries. File locks in the cache folder make processes take turns."""
@@ -32,14 +34,14 @@ def has_compiler() -> bool:
 
 @functools.cache
 def load_operators(sources: tuple[Path, ...], flags: tuple[str, ...] = ()) -> None:
-    """Compile ``sources``, joined in the given order into one file, and run their operator registrations.
+    """Compile ``sources``, joined behind ``tensors.h`` into one file, and run their operator registrations.
 
     One file, because the code cache keys on text: a header it does not see would not be noticed when it changes.
 
     Raises:
         UnsupportedError: the compiler failed.
     """
-    code = "\n".join(f'#line 1 "{source.name}"\n{source.read_text()}' for source in sources)
+    code = "\n".join(f'#line 1 "{source.name}"\n{source.read_text()}' for source in (TENSORS, *sources))
     try:
         _TorchCppCodeCache.load(code, device_type="cpu", extra_flags=flags)
     except CppCompileError as error:

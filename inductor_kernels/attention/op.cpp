@@ -1,17 +1,11 @@
 // torchqx::attention on the CPU: checks, the split of the rows among threads, and the registration.
-// Only the stable C interface of torch is included: it compiles in a second where ATen's headers take eight.
-#define TORCH_TARGET_VERSION (((0ULL + 2) << 56) | ((0ULL + 11) << 48))
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <optional>
-#include <vector>
 
 namespace torchqx_attention {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+using torchqx::allocate;
+using torchqx::ScalarType;
+using torchqx::Tensor;
 
 constexpr int64_t kWorthAThread = 1 << 20;  // multiply-adds; below, waking a thread costs more
 
@@ -30,16 +24,6 @@ Parameter parameter(const std::optional<Tensor>& t, int64_t elements, const char
   STD_TORCH_CHECK(t->scalar_type() == ScalarType::Float && (single || t->numel() == elements) && t->is_contiguous(),
                   "attention: ", name, " must be contiguous float32, of one element or ", elements);
   return {static_cast<const float*>(t->const_data_ptr()), single};
-}
-
-Tensor allocate(const Problem& p, ScalarType dtype) {
-  const int64_t sizes[] = {p.batch, p.heads, p.queries, p.width};
-  const int64_t strides[] = {p.queries * p.heads * p.width, p.width, p.heads * p.width, 1};
-  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(4, sizes, strides, code, aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
 }
 
 template <class Element, Mask kMask>
@@ -107,7 +91,9 @@ Tensor attention(const Tensor& q_any, const Tensor& k_any, const Tensor& v_any, 
     p.mask_bytes = type == ScalarType::Bool ? 1 : type == ScalarType::Float ? 4 : 2;
     p.mask = operand(*mask, p.mask_bytes);
   }
-  Tensor out = allocate(p, out_mul ? ScalarType::Byte : dtype);
+  Tensor out = allocate({p.batch, p.heads, p.queries, p.width},
+                        {p.queries * p.heads * p.width, p.width, p.heads * p.width, 1},
+                        out_mul ? ScalarType::Byte : dtype);
   if (p.batch == 0 || p.rows() == 0 || p.width == 0) return out;
   p.out = out.mutable_data_ptr();
   dtype == ScalarType::Float ? run<Float32>(p, kind) : run<BFloat16>(p, kind);

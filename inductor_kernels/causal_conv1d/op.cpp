@@ -35,8 +35,8 @@ Tensor causal_conv1d(const Tensor& x, const Tensor& weight, const Optional& bias
                      const std::string& activation, const Optional& x_scale, const Optional& weight_scale,
                      const Optional& out_scale, ScalarType out_dtype) {
   if (x.scalar_type() == ScalarType::Double)
-    return torch::stable::detail::to<Tensor>(call<1>("torchqx::causal_conv1d_naive", x, weight, bias, initial_states,
-                                                     activation, x_scale, weight_scale, out_scale, out_dtype)[0]);
+    return call_for_tensor("torchqx::causal_conv1d_naive", x, weight, bias, initial_states, activation, x_scale,
+                           weight_scale, out_scale, out_dtype);
   Conv conv = arguments(x, weight, bias, initial_states, activation, x_scale, weight_scale);
   Tensor y = output(conv, out_scale, out_dtype);
   if (y.numel() == 0) return y;
@@ -72,8 +72,8 @@ Tensor causal_conv1d_update(const Tensor& x, const Tensor& state, const Tensor& 
                             const std::string& activation, const Optional& x_scale, const Optional& weight_scale,
                             const Optional& out_scale, ScalarType out_dtype) {
   if (x.scalar_type() == ScalarType::Double)
-    return torch::stable::detail::to<Tensor>(call<1>("torchqx::causal_conv1d_update_naive", x, state, weight, bias,
-                                                     activation, x_scale, weight_scale, out_scale, out_dtype)[0]);
+    return call_for_tensor("torchqx::causal_conv1d_update_naive", x, state, weight, bias, activation, x_scale,
+                           weight_scale, out_scale, out_dtype);
   Conv conv = arguments(x, weight, bias, state, activation, x_scale, weight_scale);
   STD_TORCH_CHECK(state.is_contiguous(), "causal_conv1d_update: the state must be contiguous");
   Tensor y = output(conv, out_scale, out_dtype);

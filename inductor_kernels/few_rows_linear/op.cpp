@@ -1,32 +1,14 @@
 // torchqx::few_rows_linear on the CPU: checks, the threads, and the registration.
-// Only the stable C interface of torch is included: it compiles in a second where ATen's headers take eight.
-#define TORCH_TARGET_VERSION (((0ULL + 2) << 56) | ((0ULL + 11) << 48))
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <optional>
-#include <vector>
 
 namespace torchqx_few_rows {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+using torchqx::allocate;
+using torchqx::dense;
+using torchqx::ScalarType;
+using torchqx::Tensor;
 
 constexpr int64_t kWorthAThread = 1 << 17;  // bytes of weights; below, waking a thread costs more
-
-Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-
-// Straight through the C interface: torch::stable::new_empty would go through the dispatcher, a microsecond more.
-Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype) {
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
-  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), code,
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
 
 template <class Element>
 void launch(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, Tensor& out, int64_t rows) {
@@ -52,7 +34,7 @@ Tensor few_rows_linear(const Tensor& x_any, const Tensor& weight_any, const std:
   std::optional<Tensor> bias;
   if (bias_any) bias = dense(*bias_any);
 
-  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  std::vector<int64_t> sizes = torchqx::sizes_of(x);
   sizes.back() = weight.size(0);
   int64_t rows = 1;
   for (size_t d = 0; d + 1 < sizes.size(); ++d) rows *= sizes[d];

@@ -1,29 +1,13 @@
 // torchqx::hadamard and its quantizing variants on the CPU: checks, the split of rows over threads, the registration.
-// Only the stable C interface of torch is included: it compiles in a second where ATen's headers take eight.
-#define TORCH_TARGET_VERSION (((0ULL + 2) << 56) | ((0ULL + 11) << 48))
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <algorithm>
-#include <array>
 #include <optional>
 #include <tuple>
 
 namespace torchqx::rotation {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using torch::stable::detail::from;
-
 volatile float one = 1;                     // see butterfly(); volatile, so that it is not folded away
 constexpr int64_t kLarge = 8 << 20;         // bytes of output beyond which it is not kept in the caches
 constexpr int64_t kWorthAThread = 1 << 15;  // elements; below, waking a thread costs more
-
-template <size_t N> Tensor call(const char* name, std::array<StableIValue, N> stack) {
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
 
 // The passes for a block; its factors and signs come from Python the first time.
 const Plan& plan_for(const Tensor& x, int64_t block, bool transpose) {
@@ -34,27 +18,17 @@ const Plan& plan_for(const Tensor& x, int64_t block, bool transpose) {
     const std::lock_guard lock(turn);
     if (const auto found = plans.find(key); found != plans.end()) return *found->second;
   }
-  const Tensor bases = call("torchqx::hadamard_bases", std::array{from(x), from(block)});  // Python: not under the lock
+  const Tensor bases = call_for_tensor("torchqx::hadamard_bases", x, block);  // Python: not under the lock
   const auto* orders = static_cast<const int64_t*>(bases.const_data_ptr());
   auto made = std::make_unique<Plan>(block, std::vector<int64_t>(orders, orders + bases.numel()), transpose);
   if (made->needs_table()) {
-    const Tensor signs = call("torchqx::hadamard_base", std::array{from(x), from(block)});
+    const Tensor signs = call_for_tensor("torchqx::hadamard_base", x, block);
     made->make_table(static_cast<const int8_t*>(signs.const_data_ptr()));
   }
   const std::lock_guard lock(turn);
   auto& plan = plans[key];
   if (!plan) plan = std::move(made);
   return *plan;
-}
-
-Tensor allocate(std::vector<int64_t> sizes, ScalarType dtype) {
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
-  const int32_t code = torch::stable::detail::to<int32_t>(from(dtype));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), code,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
 }
 
 // Where the rows of a tensor begin; any strides but that of the last dimension, which is 1.
@@ -123,8 +97,6 @@ int64_t checked_rows(const Tensor& x, int64_t block) {
   return x.size(x.dim() - 1);
 }
 
-std::vector<int64_t> sizes_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
-
 bool is_large(const Tensor& t) { return t.numel() * static_cast<int64_t>(t.element_size()) >= kLarge; }
 
 float scale_of(int64_t block) { return static_cast<float>(1 / std::sqrt(static_cast<double>(block))); }
@@ -137,7 +109,7 @@ ScalarType code_dtype(int64_t qmin, int64_t qmax) {
 
 Tensor hadamard(const Tensor& x, const std::optional<Tensor>& signs, int64_t block, bool transpose) {
   if (x.scalar_type() == ScalarType::Double) {
-    return call("torchqx::hadamard_aten", std::array{from(x), from(signs), from(block), from(transpose)});
+    return call_for_tensor("torchqx::hadamard_aten", x, signs, block, transpose);
   }
   const int64_t k = checked_rows(x, block);
   Tensor out = allocate(sizes_of(x), x.scalar_type());

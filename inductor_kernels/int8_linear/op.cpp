@@ -1,18 +1,8 @@
 // torchqx::int8_linear on the CPU: checks, the threads, and the registration.
-// Only the stable C interface of torch is included: it compiles in a second where ATen's headers take eight.
-#define TORCH_TARGET_VERSION (((0ULL + 2) << 56) | ((0ULL + 11) << 48))
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <optional>
 #include <string>
-#include <vector>
 
 namespace torchqx {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kWorthAThread = 1 << 20;  // multiply-adds; below, waking a thread costs more
 
@@ -24,8 +14,6 @@ Finish finish_for(const std::string& activation) {
   if (activation == "silu") return finish_tile<Silu>;
   STD_TORCH_CHECK(false, "int8_linear: unknown activation ", activation);
 }
-
-Tensor packed_rows(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 const void* checked(const Tensor& t, ScalarType dtype, int64_t elements, const char* name) {
   STD_TORCH_CHECK(t.scalar_type() == dtype && t.numel() == elements && t.is_contiguous(), "int8_linear: ", name,
@@ -40,32 +28,21 @@ FloatVector checked_floats(const std::optional<Tensor>& t, int64_t elements, boo
   return {checked(*t, bfloat16 ? ScalarType::BFloat16 : ScalarType::Float, one ? 1 : elements, name), bfloat16, !one};
 }
 
-Tensor allocate(std::vector<int64_t> sizes, int64_t columns, ScalarType dtype) {
-  sizes.back() = columns;
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
-  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), code,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
 Tensor int8_linear(const Tensor& x_any, const Tensor& weight, const Tensor& weight_scale, const Tensor& column_sum,
                    const Tensor& x_scale, const Tensor& x_zero_point, const std::optional<Tensor>& bias,
                    const std::string& activation, const std::optional<Tensor>& residual_any,
                    const std::optional<Tensor>& out_mul, const std::optional<Tensor>& out_add, int64_t out_qmin,
                    int64_t out_qmax, ScalarType out_dtype) {
   STD_TORCH_CHECK(x_any.dim() > 0, "int8_linear: x must have a last dimension");
-  const Tensor x = packed_rows(x_any);
+  const Tensor x = dense(x_any);
   std::optional<Tensor> residual;
-  if (residual_any) residual = packed_rows(*residual_any);
+  if (residual_any) residual = dense(*residual_any);
 
   Problem p;
   Epilogue& e = p.epilogue;
   e.columns = weight_scale.numel();
   p.k = x.size(-1);
-  const auto sizes = x.sizes();
+  std::vector<int64_t> sizes = sizes_of(x);
   p.rows = 1;
   for (size_t d = 0; d + 1 < sizes.size(); ++d) p.rows *= sizes[d];
   p.x = static_cast<const uint8_t*>(checked(x, ScalarType::Byte, p.rows * p.k, "x"));
@@ -92,7 +69,8 @@ Tensor int8_linear(const Tensor& x_any, const Tensor& weight, const Tensor& weig
                   "int8_linear: the output is float32, bfloat16, or requantized uint8");
   e.output = out_mul ? Output::kUInt8 : out_dtype == ScalarType::Float ? Output::kFloat32 : Output::kBFloat16;
 
-  Tensor out = allocate({sizes.begin(), sizes.end()}, e.columns, out_mul ? ScalarType::Byte : out_dtype);
+  sizes.back() = e.columns;
+  Tensor out = allocate(sizes, out_mul ? ScalarType::Byte : out_dtype);
   if (p.rows == 0 || e.columns == 0) return out;
   e.out = out.mutable_data_ptr();
   const int64_t tiles = p.panels() * p.blocks();

@@ -1,19 +1,11 @@
 // Tensors of several types and any strides, read as floats in blocks of sixteen lanes by a few steps.
-#define TORCH_TARGET_VERSION (((0ULL + 2) << 56) | ((0ULL + 11) << 48))
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <initializer_list>
 #include <optional>
 #include <string>
 #include <type_traits>
-#include <vector>
 
 namespace torchqx {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using Optional = std::optional<Tensor>;
 
 struct BFloat16 { uint16_t bits; };

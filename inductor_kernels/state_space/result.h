@@ -1,4 +1,4 @@
-// Writing sixteen floats as float32, bfloat16, float16 or codes; allocating; falling back to the formula in Python.
+// Writing sixteen floats as float32, bfloat16, float16 or codes.
 namespace torchqx {
 
 TORCHQX_INLINE void narrow(float* p, Floats x) { store(p, x); }
@@ -59,20 +59,6 @@ struct Result {
   }
 };
 
-inline Tensor allocate(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype) {
-  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), code,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
-inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype) {
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t d = sizes.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * sizes[d];
-  return allocate(sizes, strides, dtype);
-}
-
 inline Result result(const Tensor& t, const Optional& scale, int64_t channels) {
   Result r;
   r.data = static_cast<char*>(t.mutable_data_ptr());
@@ -94,14 +80,6 @@ inline Result result(const Tensor& t, const Optional& scale, int64_t channels) {
     r.scales = static_cast<const float*>(scale->const_data_ptr());
   }
   return r;
-}
-
-// Calls an operator that was defined in Python, by name. The stack holds its arguments before and its results after.
-template <size_t results, class... Args>
-auto call(const char* name, const Args&... args) {
-  std::array<StableIValue, std::max(sizeof...(Args), results)> stack{torch::stable::detail::from(args)...};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
-  return stack;
 }
 
 }  // namespace torchqx

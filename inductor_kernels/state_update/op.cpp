@@ -26,9 +26,8 @@ Tensor state_update(const Tensor& state, const Tensor& x, const Tensor& dt, cons
                     const Optional& c_scale, const Optional& d_scale, const Optional& z_scale,
                     const Optional& out_scale, ScalarType out_dtype) {
   if (x.scalar_type() == ScalarType::Double)
-    return torch::stable::detail::to<Tensor>(
-        call<1>("torchqx::state_update_naive", state, x, dt, a, b, c, d, z, dt_bias, dt_softplus, x_scale, dt_scale,
-                a_scale, b_scale, c_scale, d_scale, z_scale, out_scale, out_dtype)[0]);
+    return call_for_tensor("torchqx::state_update_naive", state, x, dt, a, b, c, d, z, dt_bias, dt_softplus, x_scale,
+                           dt_scale, a_scale, b_scale, c_scale, d_scale, z_scale, out_scale, out_dtype);
   const Form form{state.dim() == 4};
   STD_TORCH_CHECK((form.heads || state.dim() == 3) && state.is_contiguous() && b.dim() == state.dim() - 1,
                   "state_update: the state must be contiguous, [B, D, N] or [B, H, P, N], B [B, N] or [B, G, N]");
