@@ -62,8 +62,16 @@ class NextLogits(nn.Module):
 
 @dataclass(frozen=True)
 class Job:
-    """A workload ready to be built: float32 module in eval mode, the timed batch, and other batches to calibrate on."""
+    """A workload ready to be built: float32 module in eval mode, the timed batch, and other batches to calibrate on.
+
+    The module takes both; those to calibrate on may be longer.
+    """
 
     module: nn.Module
     inputs: dict[str, Tensor]
     calibration: list[dict[str, Tensor]]
+
+    def cut_calibration(self) -> list[dict[str, Tensor]]:
+        """The batches to calibrate on in the timed batch's shapes, for a graph that was exported for no others."""
+        return [{name: value[tuple(map(slice, self.inputs[name].shape))] for name, value in batch.items()}
+                for batch in self.calibration]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -43,12 +43,10 @@ class Workload:
         if self.model not in DECODERS:
             return _encoder_job(models.bert_shape() if self.model == "bert" else model, batches)
         decoder = {"gpt2": models.gpt2_shape, "llama": models.llama_small_shape}.get(self.model, lambda: model)()
-        if self.step:
-            module: nn.Module = NextLogits(decoder, batches[0])
-            batches = [ids[:, i : i + 1] for i, ids in enumerate(batches)]
-        else:
-            module = LastLogits(decoder)
-        return Job(module.eval(), {"input_ids": batches[-1]}, [{"input_ids": ids} for ids in batches[:-1]])
+        # A step is calibrated on text too, as a decoder is: eight tokens would say little of others.
+        module = NextLogits(decoder, batches[0]) if self.step else LastLogits(decoder)
+        timed = batches[-1][:, :1] if self.step else batches[-1]
+        return Job(module.eval(), {"input_ids": timed}, [{"input_ids": ids} for ids in batches[:-1]])
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class SiteRecord:
             own), "online" before it, "folded" (its rotation into what comes before), or "" without a transform.
         activation, weight: quantizers, e.g. "u8 tensor static", "s8 channel".
         solver: what solved it; loss: its relative loss (compared tensor named in ``loss_on``).
-        error: relative output error per token of what was chosen.
+        error: relative output error per token of what was chosen; where that is a static range, each token's with the
+            range that the others give.
         errors: the same for every quantizer that was tried.
         scales: of a state-space site's tensors by their role, one or one per equal part of its channels; clipped: the
             share of each tensor's calibration values that lies outside its range (``errors``: its own relative error).

@@ -36,8 +36,9 @@ class AffineRecipe(AOBaseConfig):
         activation: "static" per tensor; "token": per token at run time; "group": per ``activation_group_size``
             elements of a token at run time; "none": float, for weight-only quantization; "auto": each site the
             cheapest that its errors allow.
-        error_budget: with "auto", the relative output error per token up to which a site is static; above it, it
-            steps to per-token quantizers where those are better.
+        error_budget: with "auto", the relative output error per token up to which a site is static, each token
+            measured with the range that the others give; above it, it steps to per-token quantizers where those are
+            better. So few calibration tokens lead to per-token quantizers.
         error_limit: with "auto", the error above which a site stays float whatever the quantizer. Both hold at 8 bits
             and double with each bit fewer, as the quantizer's step does.
         statistics: of the sampled rows, what gives a static range.

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchqx.errors import ConfigError, EquivalenceError, UnsupportedError
 from torchqx.fx_passes.prove import prove_linear
 from torchqx.observers import HistogramObserver, MeanMinMaxObserver, PercentileObserver
-from torchqx.observers.solvers import LinearProblem, LinearSolution, Sample, measure
+from torchqx.observers.solvers import LinearProblem, LinearSolution, Sample, measure, others_bounds
 from torchqx.quantize_weight import SiteParameters
 from torchqx.quantizers import AffineQuantizer
 from torchqx.recipe import AffineRecipe
@@ -100,11 +100,19 @@ def _attempts(state: SiteState, problem: LinearProblem) -> list[Attempt]:
         problem = replace(problem, activation=quantizer)
         solution = solver.solve(problem)
         _set_range(solution, state, rows, quantizer)
-        error = measure(replace(problem, samples=[Sample(rows)]), solution)
+        error = measure(replace(problem, samples=[Sample(rows)]), solution, _left_out(problem, solution, rows))
         attempts.append(Attempt(quantizer, solution, error))
         if error <= recipe.error_budget * recipe.tolerance:
             break
     return attempts
+
+
+def _left_out(problem: LinearProblem, solution: LinearSolution, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What a static range found on the other rows would clip each row to; None where each row finds its own."""
+    if not problem.static:
+        return None
+    seen = (solution.transform.activation(t) for t in (rows, problem.channel_low, problem.channel_high))
+    return others_bounds(*seen, symmetric=problem.activation.symmetric)
 
 
 def _choose(attempts: list[Attempt], recipe: AffineRecipe) -> Attempt | None:

@@ -13,7 +13,7 @@ from benchmarks.jobs import Job
 def int8(job: Job) -> Callable[[], Tensor]:
     """NNCF's post-training quantization with its settings for transformers; bf16 between the int8 matmuls."""
     model = _converted(job)
-    batches = [{name: value.numpy() for name, value in batch.items()} for batch in job.calibration]
+    batches = [{name: value.numpy() for name, value in batch.items()} for batch in job.cut_calibration()]
     quantized = nncf.quantize(model, nncf.Dataset(batches), model_type=nncf.ModelType.TRANSFORMER,
                               subset_size=len(batches))
     return _runner(quantized, job, "bf16")

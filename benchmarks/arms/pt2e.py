@@ -29,7 +29,7 @@ def _quantized(job: Job, *, mixed: bool) -> Callable[[], Tensor]:
     quantizer = X86InductorQuantizer()
     quantizer.set_global(get_default_x86_inductor_quantization_config())
     prepared = prepare_pt2e(exported, quantizer)
-    for batch in job.calibration:
+    for batch in job.cut_calibration():
         prepared(**batch)
     run = frozen(convert_pt2e(prepared), job.inputs)
 

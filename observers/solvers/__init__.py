@@ -1,5 +1,6 @@
 """Statistics, weights and samples -> parameters. Tensors only: any site that can state its problem is served."""
 
+from torchqx.observers.solvers.left_out import others_bounds
 from torchqx.observers.solvers.objective import Objective, measure
 from torchqx.observers.solvers.outlier_suppression_plus import OutlierSuppressionPlusSolver
 from torchqx.observers.solvers.problem import LinearProblem, LinearSolution, Sample
@@ -19,4 +20,5 @@ __all__ = [
     "SmoothQuantSolver",
     "Solver",
     "measure",
+    "others_bounds",
 ]

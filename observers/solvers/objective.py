@@ -96,7 +96,7 @@ def quantized(
     ]
 
 
-def measure(problem: LinearProblem, solution: LinearSolution) -> float:
+def measure(problem: LinearProblem, solution: LinearSolution, clip: tuple[Tensor, Tensor] | None = None) -> float:
     """Relative error of the linear outputs, each token counting the same:
 
         sqrt( mean over rows of ‖y_q - y‖² / ‖y‖² )
@@ -105,6 +105,9 @@ def measure(problem: LinearProblem, solution: LinearSolution) -> float:
     left out. Works for any solution of a problem with these weights, so
     ``measure(replace(problem, activation=other), solution)`` compares quantizers; a static one takes its range from
     the solution, or from the channels' ranges if the solution has none. Infinite where the outputs overflow.
+
+    Args:
+        clip: ends [K] to which the transformed rows are clipped before they are quantized.
 
     Raises:
         NoCalibrationDataError: the samples hold no row that counts.
@@ -118,6 +121,8 @@ def measure(problem: LinearProblem, solution: LinearSolution) -> float:
                 bounds = transformed_range(problem, transform)
         step = max(1, LARGEST_OUTPUT // max(map(len, problem.weights)))
         parts = [part for s in problem.samples for part in _parts(problem, s.rows, transform, bounds, step)]
+        if clip is not None:
+            parts = [(x, transformed.clamp(*clip), span) for x, transformed, span in parts]
         if not parts:
             raise no_rows(problem)
         noise = [x.new_zeros(len(x)) for x, _, _ in parts]

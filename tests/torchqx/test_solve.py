@@ -37,7 +37,8 @@ def uneven(rows: int = 200) -> Tensor:
 
 
 def test_members_share_one_solution() -> None:
-    made, weights = state(OutlierSuppressionPlusConfig(shift=True, grid_steps=3), torch.randn(99, K), (24, K), (8, K))
+    recipe = OutlierSuppressionPlusConfig(shift=True, grid_steps=3, activation="static")
+    made, weights = state(recipe, torch.randn(99, K), (24, K), (8, K))
     solve_site(made, weights)
     one, two = (made.quantized(w) for w in weights)
     assert torch.equal(one.shift, two.shift)
@@ -64,6 +65,23 @@ def test_it_steps_to_tokens_and_then_to_float() -> None:
     assert made.quantized(weights[0]) is None
     assert "above the error limit" in made.record.reason
     assert made.record.bytes_after == made.record.bytes_before == 4 * 24 * K
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(8, "per token, dynamic"), (4000, "per tensor, static")])
+def test_a_static_range_has_to_hold_for_other_rows(rows: int, kind: str) -> None:
+    """Each of a few heavy-tailed rows fits the range that it set itself: only what others' would leave of it counts."""
+    recipe = OutlierSuppressionPlusConfig(grid_steps=5)
+    x = torch.randn(rows, K, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, 2, K)
+    made, weights = state(recipe, x.clamp(-3, 3) if rows > 100 else x)
+    solve_site(made, weights)
+    assert made.record.activation == f"u8 affine {kind}"
+    assert ("is over the error budget" in made.record.reason) == (rows == 8)
+
+
+def test_a_single_row_supports_no_static_range() -> None:
+    made, weights = state(MinMaxConfig(), torch.randn(1, K))
+    solve_site(made, weights)
+    assert made.record.activation == "u8 affine per token, dynamic"
 
 
 def test_static_where_asked_for_whatever_its_error() -> None:
