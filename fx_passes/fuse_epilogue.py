@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 from torchqx.fx_passes.in_place import written, written_between
 from torchqx.fx_passes.lower import PACKED
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
+from torchqx.inductor_kernels.int8_linear.schema import GATE
 
 ACTIVATION, RESIDUAL, OUT_MUL, OUT_ADD, QMIN, QMAX = 7, 8, 9, 10, 11, 12
 FUNCTIONS = {F.relu: "relu", torch.relu: "relu", F.silu: "silu", F.gelu: "gelu", torch._C._nn.gelu: "gelu"}
@@ -29,7 +30,8 @@ def fuse_epilogues(gm: GraphModule) -> GraphModule:
     order = {node: i for i, node in enumerate(gm.graph.nodes)}
     for node in list(gm.graph.nodes):
         if node.op == "call_function" and node.target is PACKED:
-            _fuse_activation(node)
+            if len(node.args) == GATE:  # else it is a gated product, whose activation is taken
+                _fuse_activation(node)
             _fuse_residual(node, order)
             _fuse_requantize(node, order)
     gm.graph.lint()
@@ -37,37 +39,45 @@ def fuse_epilogues(gm: GraphModule) -> GraphModule:
     return gm
 
 
-def _only_user(node: Node) -> Node | None:
+def only_user(node: Node) -> Node | None:
+    """The one node that reads ``node``."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _set(node: Node, **values: Any) -> None:
+def set_arguments(node: Node, **values: Any) -> None:
+    """Give a matmul other arguments, by the names of their positions here."""
     args = list(node.args)
     for name, value in values.items():
         args[globals()[name]] = value
     node.args = tuple(args)
 
 
-def _replace(old: Node, new: Node) -> None:
+def replace(old: Node, new: Node) -> None:
+    """Let ``new``, computed earlier, stand for ``old``."""
     new.meta.update(old.meta)
     old.replace_all_uses_with(new)
     old.graph.erase_node(old)
 
 
-def _fuse_activation(node: Node) -> None:
-    user = _only_user(node)
+def activation_of(user: Node | None, node: Node) -> str | None:
+    """The kernel's name of the function that ``user`` is of ``node``; None if it knows none."""
     if user is None or user.op != "call_function" or user.target not in FUNCTIONS or user.args[:1] != (node,):
-        return
+        return None
     name = FUNCTIONS[user.target]
     approximate = user.kwargs.get("approximate", user.args[1] if len(user.args) > 1 and name == "gelu" else "none")
-    if name == "gelu" and approximate == "tanh":
-        name = "gelu_tanh"
-    _set(node, ACTIVATION=name)
-    _replace(user, node)
+    return "gelu_tanh" if name == "gelu" and approximate == "tanh" else name
+
+
+def _fuse_activation(node: Node) -> None:
+    user = only_user(node)
+    name = activation_of(user, node)
+    if name is not None:
+        set_arguments(node, ACTIVATION=name)
+        replace(user, node)
 
 
 def _fuse_residual(node: Node, order: dict[Node, int]) -> None:
-    user = _only_user(node)
+    user = only_user(node)
     if user is None or user.op != "call_function" or user.target not in ADDITIONS or user.kwargs:
         return
     if len(user.args) != 2 or user.args[0] is user.args[1]:
@@ -81,15 +91,15 @@ def _fuse_residual(node: Node, order: dict[Node, int]) -> None:
     same = isinstance(theirs, torch.Tensor) and isinstance(mine, torch.Tensor) and \
         theirs.shape == mine.shape and theirs.dtype == mine.dtype
     if same and user.meta["example_value"].dtype == mine.dtype:
-        _set(node, RESIDUAL=other)
-        _replace(user, node)
+        set_arguments(node, RESIDUAL=other)
+        replace(user, node)
 
 
 def _fuse_requantize(node: Node, order: dict[Node, int]) -> None:
-    user = _only_user(node)
+    user = only_user(node)
     if user is None or user.op != "call_function" or user.target is not quantize_static or user.args[0] is not node:
         return
     _, multiplier, addend, qmin, qmax = user.args
     # The placeholders of the next quantizer stand at the top of the graph, so they are known here.
-    _set(node, OUT_MUL=multiplier, OUT_ADD=addend, QMIN=qmin, QMAX=qmax)
-    _replace(user, node)
+    set_arguments(node, OUT_MUL=multiplier, OUT_ADD=addend, QMIN=qmin, QMAX=qmax)
+    replace(user, node)

@@ -74,6 +74,18 @@ def _computed(bias: Node | None) -> bool:
     return bias is not None and not (bias.op == "placeholder" and isinstance(value, Parameter) and value.dim() == 1)
 
 
+def erase_upwards(node: Node) -> None:
+    """Erase ``node``, and the ops above it that nothing reads any more."""
+    queue = [node]
+    while queue:
+        dead = queue.pop()
+        if dead.users or dead.op not in ("call_function", "call_method"):
+            continue
+        parents = dead.all_input_nodes
+        dead.graph.erase_node(dead)
+        queue += [p for p in parents if not p.users]
+
+
 class _Target:
     """The graph being written: a copy of the original, and its growing list of inputs."""
 
@@ -97,17 +109,6 @@ class _Target:
                 self.made[key] = self.graph.placeholder(f"{item.build.__name__}_{len(self.made)}")
             self.inputs[self.made[key]] = item
         return self.made[key]
-
-    def erase_upwards(self, node: Node) -> None:
-        """Erase ``node``, and the views above it that nothing reads any more."""
-        queue = [node]
-        while queue:
-            dead = queue.pop()
-            if dead.users or dead.op not in ("call_function", "call_method"):
-                continue
-            parents = dead.all_input_nodes
-            self.graph.erase_node(dead)
-            queue += [p for p in parents if not p.users]
 
     def finish(self, gm: GraphModule, weights: Collection[Node], stored: set[Node]) -> QuantizedGraph:
         for weight in weights:
@@ -158,7 +159,7 @@ class _Rewrite:
             old = self.target.copies[op.node]
             part.meta.update(old.meta)
             old.replace_all_uses_with(part)
-            self.target.erase_upwards(old)
+            erase_upwards(old)
             self.target.copies[op.node] = part  # what a matmul right behind it reads
 
     def _rows(self, op: LinearOp) -> Node:

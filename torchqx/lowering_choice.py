@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Literal
 
-from torch import SymInt, Tensor
+from torch import Tensor
 from torch.fx import Node
 
 from torchqx.cost_model import BYTES, Choice, Matmuls, choose
 from torchqx.fx_passes.lower import OpStructure, is_simple
 from torchqx.fx_passes.sites import Form, GraphSites, LinearOp
+from torchqx.fx_passes.sites.ops import traced_rows
 from torchqx.inductor_kernels.int8_linear.cpu import is_supported
 from torchqx.machine_rates import machine_rates
 from torchqx.quantizers import AffineQuantizer
@@ -38,9 +39,10 @@ def choose_lowerings(sites: GraphSites, structures: Mapping[Node, OpStructure], 
     """
     chosen = {} if policy == "float" else dict(structures)
     for ops in _groups(sites, structures):
-        rows = _rows(ops[0])
+        rows = traced_rows(ops[0].x)
         if rows is None:
             continue
+        rows = max(1, rows)
         choice = _choice(rows, ops, structures[ops[0].node], weights) if policy == "auto" else None
         for op in ops:
             note(weights[op.node], rows, choice)
@@ -59,17 +61,6 @@ def _groups(sites: GraphSites, structures: Mapping[Node, OpStructure]) -> Iterab
             if op.node in structures:
                 shared.setdefault(structures[op.node].sharing, []).append(op)
         yield from shared.values()
-
-
-def _rows(op: LinearOp) -> int | None:
-    """Of ``op``'s input in the call that was traced; None where no size is known before the graph runs."""
-    rows = 1
-    for size in op.x.meta["example_value"].shape[:-1]:
-        known = size.node.hint if isinstance(size, SymInt) else size
-        if known is None:
-            return None
-        rows *= known
-    return max(1, rows)
 
 
 def _choice(rows: int, ops: list[LinearOp], structure: OpStructure, weights: Mapping[Node, Tensor]) -> Choice | None:

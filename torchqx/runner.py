@@ -24,6 +24,7 @@ from torchqx.fx_passes.few_rows import use_few_rows_kernel
 from torchqx.fx_passes.fuse_codes import fuse_codes
 from torchqx.fx_passes.fuse_epilogue import fuse_epilogues
 from torchqx.fx_passes.fuse_rotations import fuse_rotations
+from torchqx.fx_passes.gated import fuse_gates
 from torchqx.fx_passes.lower import OpStructure
 from torchqx.fx_passes.quantize import QuantizedGraph, quantize_graph
 from torchqx.fx_passes.quantize_scan import structure_of
@@ -155,6 +156,7 @@ class GraphRunner:
                 rotate_keys(graph.module, find_attentions(graph.module))
             fuse_codes(graph)
             fuse_rotations(graph.module)
+            fuse_gates(graph)
             fuse_epilogues(graph.module)
             store_shared(graph.module)
             turn_in_one_pass(graph.module)

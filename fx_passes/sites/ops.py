@@ -85,6 +85,17 @@ def constant(value: Any) -> float | int | None:
     return value if isinstance(value, int | float) else None
 
 
+def traced_rows(node: Node) -> int | None:
+    """Rows of a node's value in the call that was traced; None where no size is known before the graph runs."""
+    rows = 1
+    for size in node.meta["example_value"].shape[:-1]:
+        known = size.node.hint if isinstance(size, torch.SymInt) else size
+        if known is None:
+            return None
+        rows *= known
+    return rows
+
+
 def same_size(a: Any, b: Any) -> bool:
     """Whether two sizes are known to be equal; never adds a guard on a symbolic size."""
     return statically_known_true(a == b)

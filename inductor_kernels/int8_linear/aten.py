@@ -27,8 +27,12 @@ def _takes_unsigned() -> bool:
 TAKES_UNSIGNED = _takes_unsigned()
 
 
-def activate(y: Tensor, activation: str) -> Tensor:
-    """The activation functions that the kernels know, by name."""
+def activate(y: Tensor, activation: str, gate: int | None = None) -> Tensor:
+    """The activation functions that the kernels know, by name. With a ``gate``, 0 or 1, that half of the columns takes
+    the activation and multiplies the other: [..., 2 N] -> [..., N]."""
+    if gate is not None:
+        halves = y.chunk(2, -1)
+        return activate(halves[gate], activation) * halves[1 - gate]
     if activation == "none":
         return y
     if activation == "gelu_tanh":
@@ -72,6 +76,7 @@ def int8_linear_aten(
     out_qmin: int,
     out_qmax: int,
     out_dtype: torch.dtype,
+    gate: int | None = None,
 ) -> Tensor:
     """``torchqx::int8_linear`` on the plain weight ``qdata`` int8 [N, K]; all else as in the operator:
 
@@ -81,11 +86,15 @@ def int8_linear_aten(
 
     y = act((Σ_k (x - z) q) · s_x · s_w + bias) + residual, then, with ``out_mul``, the codes
     clamp(round(y · out_mul + out_add)) as uint8 (int8 if out_qmin is negative) [..., N], else y in ``out_dtype``.
+
+    With a ``gate``, 0 or 1, the weight stands for two of N columns, side by side, of which that one is the gate:
+    y = act(y[gate]) · y[1 - gate] + residual, each of the two with its bias.
     """
     flat = x.reshape(-1, x.shape[-1])
     sums = int_matmul(flat, qdata, _per_row(x_zero_point), column_sum)
     y = sums.float() * _per_row(x_scale) * weight_scale
-    result = _finish(y, x.shape, bias, activation, residual, out_mul, out_add, out_qmin, out_qmax, out_dtype)
+    result = _finish(y, x.shape, bias, activation, residual, out_mul, out_add, out_qmin, out_qmax, out_dtype,
+                     gate)
     # A norm that reads the result would otherwise read the sums, twice the bytes of bfloat16, and scale them itself.
     return STORED(result) if x.is_cuda else result
 
@@ -147,8 +156,9 @@ def _per_row(parameter: Tensor, rows: int | None = None) -> Tensor:
 def _finish(
     y: Tensor, x_shape: torch.Size, bias: Tensor | None, activation: str, residual: Tensor | None,
     out_mul: Tensor | None, out_add: Tensor | None, out_qmin: int, out_qmax: int, out_dtype: torch.dtype,
+    gate: int | None = None,
 ) -> Tensor:
-    y = activate(y if bias is None else y + bias.float(), activation).reshape(*x_shape[:-1], -1)
+    y = activate(y if bias is None else y + bias.float(), activation, gate).reshape(*x_shape[:-1], -1)
     if residual is not None:
         y = y + residual.float()
     if out_mul is None:

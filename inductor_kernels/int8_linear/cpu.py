@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from torchqx.inductor_kernels.cpu_build import build_at_first_call, has_compiler, load_operators
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten
 from torchqx.inductor_kernels.int8_linear.pack import unpack_int8_weight
-from torchqx.inductor_kernels.int8_linear.schema import LIBRARY
+from torchqx.inductor_kernels.int8_linear.schema import GATE, LIBRARY
 
 HEADERS = ("activations.h", "epilogue.h", "microkernel.h", "tiles.h")
 SOURCES = tuple(Path(__file__).with_name(name) for name in (*HEADERS, "op.cpp"))
@@ -31,9 +32,13 @@ def load() -> None:
     load_operators(SOURCES, FLAGS)
 
 
-def unpacked_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, *rest: object) -> Tensor:
+def unpacked_linear(*args: Any) -> Tensor:
     """``torchqx::int8_linear`` with the functions of torch, on any device."""
-    return int8_linear_aten(x, unpack_int8_weight(weight, weight_scale.shape[0], x.shape[-1]), weight_scale, *rest)
+    x, weight, weight_scale, *rest = args
+    parts = weight.chunk(1 if args[GATE:] in ((), (None,)) else 2)
+    columns = weight_scale.shape[0] // len(parts)
+    qdata = torch.cat([unpack_int8_weight(part, columns, x.shape[-1]) for part in parts])
+    return int8_linear_aten(x, qdata, weight_scale, *rest)
 
 
 first_call = build_at_first_call(LIBRARY, "int8_linear", lambda x, *_: is_supported(x.device), load, unpacked_linear)

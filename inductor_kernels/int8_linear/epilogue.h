@@ -36,18 +36,19 @@ struct Epilogue {
   float qmin, qmax;
   Output output;
   void* out;
-  int64_t columns;
+  int64_t columns;  // of the output
+  bool gated;       // the weight has twice as many columns
+  int64_t gate;     // the half of them that the activation takes
 };
 
-// The parameters of a panel's columns, read once for all its rows: padded, so that no row needs masks for them.
-struct Columns {
-  int64_t first;
-  uint64_t inside;  // bit c: column first + c exists
+// What turns a panel's sums into numbers, read once for all its rows: padded, so that no row needs masks for it.
+struct Dequantizer {
   alignas(64) int32_t offset[kTileColumns];  // times a row's zero point, if rows have their own
-  alignas(64) float scale[kTileColumns], bias[kTileColumns], mul[kTileColumns], add[kTileColumns];
+  alignas(64) float scale[kTileColumns], bias[kTileColumns];
 
-  Columns(const Epilogue& e, int64_t first) : first(first) {
-    inside = ~uint64_t{0} >> (kTileColumns - std::min(e.columns - first, kTileColumns));
+  Dequantizer() = default;
+
+  Dequantizer(const Epilogue& e, int64_t first, uint64_t inside) {
     const __m512i zero_point = _mm512_set1_epi32(e.zero_point_stride ? 1 : *e.x_zero_point);
     const __m512 x_scale = _mm512_set1_ps(e.scale_stride ? 1 : *e.x_scale);
     for (int v = 0; v < 4; ++v) {
@@ -57,9 +58,44 @@ struct Columns {
       _mm512_store_si512(offset + 16 * v, _mm512_mullo_epi32(sum, zero_point));
       _mm512_store_ps(scale + 16 * v, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, e.weight_scale + c), x_scale));
       _mm512_store_ps(bias + 16 * v, e.bias.load_or_zero(c, mask));
-      if (e.output != Output::kUInt8) continue;
-      _mm512_store_ps(mul + 16 * v, e.out_mul.load(c, mask));
-      _mm512_store_ps(add + 16 * v, e.out_add.load(c, mask));
+    }
+  }
+
+  // y: 64 numbers of the output's row `row`.
+  void operator()(const int32_t* sums, int64_t row, const Epilogue& e, Floats& y) const {
+    __m512i shift[4];
+    Floats factor;
+    TORCHQX_EACH shift[v] = _mm512_load_si512(offset + 16 * v);
+    TORCHQX_EACH factor[v] = _mm512_load_ps(scale + 16 * v);
+    if (e.zero_point_stride) {
+      const __m512i zero_point = _mm512_set1_epi32(e.x_zero_point[row]);
+      TORCHQX_EACH shift[v] = _mm512_mullo_epi32(shift[v], zero_point);
+    }
+    if (e.scale_stride) {
+      const __m512 x_scale = _mm512_set1_ps(e.x_scale[row]);
+      TORCHQX_EACH factor[v] = _mm512_mul_ps(factor[v], x_scale);
+    }
+    TORCHQX_EACH y[v] = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(sums + 16 * v), shift[v]));
+    TORCHQX_EACH y[v] = _mm512_fmadd_ps(y[v], factor[v], _mm512_load_ps(bias + 16 * v));
+  }
+};
+
+// The parameters of 64 columns of the output.
+struct Columns {
+  int64_t first;
+  uint64_t inside;  // bit c: column first + c exists
+  Dequantizer product, partner;  // of what the activation takes, and of what a gate multiplies
+  alignas(64) float mul[kTileColumns], add[kTileColumns];
+
+  Columns(const Epilogue& e, int64_t first)
+      : first(first), inside(~uint64_t{0} >> (kTileColumns - std::min(e.columns - first, kTileColumns))),
+        product(e, e.gate * e.columns + first, inside) {
+    if (e.gated) partner = Dequantizer(e, (1 - e.gate) * e.columns + first, inside);
+    if (e.output != Output::kUInt8) return;
+    for (int v = 0; v < 4; ++v) {
+      const auto mask = static_cast<__mmask16>(inside >> 16 * v);
+      _mm512_store_ps(mul + 16 * v, e.out_mul.load(first + 16 * v, mask));
+      _mm512_store_ps(add + 16 * v, e.out_add.load(first + 16 * v, mask));
     }
   }
 };
@@ -89,27 +125,19 @@ inline __m512i to_codes(Floats& y, const Epilogue& e) {
   return _mm512_max_epu8(codes, _mm512_set1_epi8(static_cast<char>(e.qmin)));
 }
 
-// sums: [rows, 64] of x q^T from the output's row `row` on.
+// sums: [rows, 64] of x q^T from the output's row `row` on; partner: likewise, of what a gate multiplies.
 template <class Activation>
-void finish_tile(const int32_t* sums, int64_t rows, int64_t row, const Columns& columns, const Epilogue& e) {
+void finish_tile(const int32_t* sums, const int32_t* partner, int64_t rows, int64_t row, const Columns& columns,
+                 const Epilogue& e) {
   const Activation activation;
-  Floats y;
-  for (int64_t r = 0; r < rows; ++r, ++row, sums += kTileColumns) {
-    __m512i offset[4];
-    Floats scale;
-    TORCHQX_EACH offset[v] = _mm512_load_si512(columns.offset + 16 * v);
-    TORCHQX_EACH scale[v] = _mm512_load_ps(columns.scale + 16 * v);
-    if (e.zero_point_stride) {
-      const __m512i zero_point = _mm512_set1_epi32(e.x_zero_point[row]);
-      TORCHQX_EACH offset[v] = _mm512_mullo_epi32(offset[v], zero_point);
-    }
-    if (e.scale_stride) {
-      const __m512 x_scale = _mm512_set1_ps(e.x_scale[row]);
-      TORCHQX_EACH scale[v] = _mm512_mul_ps(scale[v], x_scale);
-    }
-    TORCHQX_EACH y[v] = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(sums + 16 * v), offset[v]));
-    TORCHQX_EACH y[v] = _mm512_fmadd_ps(y[v], scale[v], _mm512_load_ps(columns.bias + 16 * v));
+  Floats y, factor;
+  for (int64_t r = 0; r < rows; ++r, ++row, sums += kTileColumns, partner += kTileColumns) {
+    columns.product(sums, row, e, y);
     activation(y);
+    if (e.gated) {
+      columns.partner(partner, row, e, factor);
+      TORCHQX_EACH y[v] = _mm512_mul_ps(y[v], factor[v]);
+    }
     const int64_t at = row * e.columns + columns.first;
     if (e.residual)
       TORCHQX_EACH y[v] = _mm512_add_ps(y[v], e.residual.load(at + 16 * v, columns.inside >> 16 * v));

@@ -33,12 +33,13 @@ def int8_linear_naive(
     out_add: Tensor | None = None,
     out_qmin: int = 0,
     out_qmax: int = 255,
+    gate: int | None = None,
 ) -> Tensor:
     """Result in float64 [..., N]; with ``out_mul`` the requantized value before rounding, clamped."""
     y = dequantize(x, x_scale, x_zero_point) @ dequantize(qdata, weight_scale, weight_zero_point).T
     if bias is not None:
         y = y + bias.double()
-    y = activate(y, activation)
+    y = activate(y, activation, gate)
     if residual is not None:
         y = y + residual.double()
     if out_mul is not None:

@@ -32,7 +32,7 @@ Tensor int8_linear(const Tensor& x_any, const Tensor& weight, const Tensor& weig
                    const Tensor& x_scale, const Tensor& x_zero_point, const std::optional<Tensor>& bias,
                    const std::string& activation, const std::optional<Tensor>& residual_any,
                    const std::optional<Tensor>& out_mul, const std::optional<Tensor>& out_add, int64_t out_qmin,
-                   int64_t out_qmax, ScalarType out_dtype) {
+                   int64_t out_qmax, ScalarType out_dtype, std::optional<int64_t> gate) {
   STD_TORCH_CHECK(x_any.dim() > 0, "int8_linear: x must have a last dimension");
   const Tensor x = dense(x_any);
   std::optional<Tensor> residual;
@@ -40,13 +40,19 @@ Tensor int8_linear(const Tensor& x_any, const Tensor& weight, const Tensor& weig
 
   Problem p;
   Epilogue& e = p.epilogue;
-  e.columns = weight_scale.numel();
+  e.gated = gate.has_value();
+  e.gate = gate.value_or(0);
+  const int64_t parts = 1 + e.gated, weights = weight_scale.numel();
+  STD_TORCH_CHECK(0 <= e.gate && e.gate < parts && weights % parts == 0,
+                  "int8_linear: a gate is the half 0 or 1 of an even number of columns");
+  e.columns = weights / parts;
   p.k = x.size(-1);
   std::vector<int64_t> sizes = sizes_of(x);
   p.rows = 1;
   for (size_t d = 0; d + 1 < sizes.size(); ++d) p.rows *= sizes[d];
   p.x = static_cast<const uint8_t*>(checked(x, ScalarType::Byte, p.rows * p.k, "x"));
-  p.weight = static_cast<const int8_t*>(checked(weight, ScalarType::Char, p.panels() * p.panel_bytes(), "weight"));
+  p.weight = static_cast<const int8_t*>(
+      checked(weight, ScalarType::Char, parts * p.panels() * p.panel_bytes(), "weight"));
   p.finish = finish_for(activation);
 
   e.scale_stride = x_scale.numel() != 1;
@@ -55,9 +61,9 @@ Tensor int8_linear(const Tensor& x_any, const Tensor& weight, const Tensor& weig
       checked(x_scale, ScalarType::Float, e.scale_stride ? p.rows : 1, "x_scale"));
   e.x_zero_point = static_cast<const int32_t*>(
       checked(x_zero_point, ScalarType::Int, e.zero_point_stride ? p.rows : 1, "x_zero_point"));
-  e.weight_scale = static_cast<const float*>(checked(weight_scale, ScalarType::Float, e.columns, "weight_scale"));
-  e.column_sum = static_cast<const int32_t*>(checked(column_sum, ScalarType::Int, e.columns, "column_sum"));
-  e.bias = checked_floats(bias, e.columns, false, "bias");
+  e.weight_scale = static_cast<const float*>(checked(weight_scale, ScalarType::Float, weights, "weight_scale"));
+  e.column_sum = static_cast<const int32_t*>(checked(column_sum, ScalarType::Int, weights, "column_sum"));
+  e.bias = checked_floats(bias, weights, false, "bias");
   e.residual = checked_floats(residual, p.rows * e.columns, false, "residual");
   e.out_mul = checked_floats(out_mul, e.columns, true, "out_mul");
   e.out_add = checked_floats(out_add, e.columns, true, "out_add");
@@ -74,7 +80,7 @@ Tensor int8_linear(const Tensor& x_any, const Tensor& weight, const Tensor& weig
   if (p.rows == 0 || e.columns == 0) return out;
   e.out = out.mutable_data_ptr();
   const int64_t tiles = p.panels() * p.blocks();
-  const int64_t tile_work = kTileColumns * (p.k + 64) * (p.rows / p.blocks() + 2);
+  const int64_t tile_work = parts * kTileColumns * (p.k + 64) * (p.rows / p.blocks() + 2);
   torch::stable::parallel_for(0, tiles, std::max<int64_t>(1, kWorthAThread / tile_work),
                               [&p](int64_t begin, int64_t end) { p.run(begin, end); });
   return out;

@@ -6,12 +6,14 @@ from torch import Tensor
 from torchqx.errors import ShapeError
 
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
+GATE = 14
+"""Position of the argument ``gate``, which calls without one leave out."""
 
 LIBRARY = torch.library.Library("torchqx", "FRAGMENT")
 LIBRARY.define(
     "int8_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor column_sum, Tensor x_scale, Tensor x_zero_point, "
     "Tensor? bias, str activation, Tensor? residual, Tensor? out_mul, Tensor? out_add, int out_qmin, int out_qmax, "
-    "ScalarType out_dtype) -> Tensor"
+    "ScalarType out_dtype, int? gate=None) -> Tensor"
 )
 
 
@@ -31,15 +33,21 @@ def int8_linear_fake(
     out_qmin: int,
     out_qmax: int,
     out_dtype: torch.dtype,
+    gate: int | None = None,
 ) -> Tensor:
     """Shape and dtype of the result: ``[*x.shape[:-1], N]``, contiguous.
+
+    With a ``gate`` the weight is two packed weights of N columns, one behind the other, and what belongs to its columns
+    has 2 N elements.
 
     Raises:
         ShapeError: the packed weight does not belong to rows of K elements and N columns.
     """
-    columns = weight_scale.shape[0]
+    parts = 1 if gate is None else 2
+    columns = weight_scale.shape[0] // parts
     panels, steps = weight.shape[:2]
-    if panels != -(-columns // weight.shape[2]) or steps != -(-x.shape[-1] // 4):
+    expected = parts * -(-columns // weight.shape[2]), -(-x.shape[-1] // 4)
+    if parts * columns != weight_scale.shape[0] or (panels, steps) != expected:
         raise ShapeError(f"a packed weight of shape {tuple(weight.shape)} does not fit rows of {x.shape[-1]} elements "
                          f"and {columns} columns", where="int8_linear", remedy="pack the weight of this site.")
     dtype = out_dtype if out_mul is None else torch.uint8

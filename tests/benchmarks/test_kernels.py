@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernels import few_rows, int8_linear, sequences
+from benchmarks.kernels import few_rows, gated, int8_linear, sequences
 from benchmarks.kernels.case import OURS
 from benchmarks.kernels.every import CASES
 from benchmarks.limits import INT8
@@ -26,6 +26,13 @@ def test_arms_of_the_int8_linear_agree() -> None:
     ours, theirs = arms["torchqx gelu u8"](), arms["qlinear gelu u8"]()
     assert (ours.int() - theirs.int()).abs().max() <= 1
     assert arms["bf16"]().shape == arms[OURS]().shape == (5, 63)
+
+
+@torch.inference_mode()
+def test_arms_of_the_gated_linear_agree() -> None:
+    arms = gated.arms(5, 100, 64)
+    torch.testing.assert_close(arms[OURS](), arms["wide, product"](), rtol=0.02, atol=0.02)
+    assert (arms["torchqx u8"]().int() - arms["wide, product u8"]().int()).abs().max() <= 1
 
 
 @torch.inference_mode()

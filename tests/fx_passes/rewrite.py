@@ -13,6 +13,7 @@ from tests.capture import capture_one
 from torchqx.fx_passes.canonicalize import canonicalize
 from torchqx.fx_passes.fuse_epilogue import fuse_epilogues
 from torchqx.fx_passes.fuse_rotations import fuse_rotations
+from torchqx.fx_passes.gated import fuse_gates
 from torchqx.fx_passes.quantize import quantize_graph
 from torchqx.fx_passes.sites import GraphSites, find_sites
 from torchqx.runner import structures_of
@@ -73,6 +74,7 @@ def rewrite(model: nn.Module, *inputs: Tensor, fuse: bool = False) -> Rewritten:
     graph = quantize_graph(gm, sites, structures, list(stored))
     if fuse:
         fuse_rotations(graph.module)
+        fuse_gates(graph)
         fuse_epilogues(graph.module)
     given = [values[i] if isinstance(i, Node) else
              i.build([stored[n] for n in i.weights], [None if n is None else values[n] for n in i.others])
