@@ -40,14 +40,13 @@ def fuse_gates(graph: QuantizedGraph) -> None:
 
 def _fuse(node: Node, weight: Derived) -> None:
     halves = _narrowed(node) if len(weight.weights) == 2 else _split(node)
-    if not halves or (traced_rows(halves[0]) or 0) < LEAST_ROWS:
-        return
     for gate, activated in enumerate(halves):
         user, activation = only_user(activated), "none"
         if user is not None and (name := activation_of(user, activated)) is not None:
             activated, activation = user, name
         product, other = only_user(activated), halves[1 - gate]
-        if product is not None and only_user(other) is product and _multiplies(product, activated, other):
+        if product is not None and only_user(other) is product and _multiplies(product, activated, other) and \
+                (traced_rows(product) or 0) >= LEAST_ROWS:
             set_arguments(node, ACTIVATION=activation)
             node.args = (*node.args, gate)
             replace(product, node)

@@ -100,19 +100,21 @@ def _attempts(state: SiteState, problem: LinearProblem) -> list[Attempt]:
         problem = replace(problem, activation=quantizer)
         solution = solver.solve(problem)
         _set_range(solution, state, rows, quantizer)
-        error = measure(replace(problem, samples=[Sample(rows)]), solution, _left_out(problem, solution, rows))
+        error = measure(replace(problem, samples=[Sample(rows)]), solution, _left_out(state, problem, solution, rows))
         attempts.append(Attempt(quantizer, solution, error))
         if error <= recipe.error_budget * recipe.tolerance:
             break
     return attempts
 
 
-def _left_out(problem: LinearProblem, solution: LinearSolution, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+def _left_out(state: SiteState, problem: LinearProblem, solution: LinearSolution,
+              rows: Tensor) -> tuple[Tensor, Tensor] | None:
     """What a static range found on the other rows would clip each row to; None where each row finds its own."""
     if not problem.static:
         return None
-    seen = (solution.transform.activation(t) for t in (rows, problem.channel_low, problem.channel_high))
-    return others_bounds(*seen, symmetric=problem.activation.symmetric)
+    transform = solution.transform
+    seen = (transform.activation(t) for t in (rows, *(state.turned or state.channels).channel_extremes()))
+    return others_bounds(*seen, transform.scale, symmetric=problem.activation.symmetric)
 
 
 def _choose(attempts: list[Attempt], recipe: AffineRecipe) -> Attempt | None:

@@ -158,7 +158,8 @@ def _finish(
     out_mul: Tensor | None, out_add: Tensor | None, out_qmin: int, out_qmax: int, out_dtype: torch.dtype,
     gate: int | None = None,
 ) -> Tensor:
-    y = activate(y if bias is None else y + bias.float(), activation, gate).reshape(*x_shape[:-1], -1)
+    y = activate(y if bias is None else y + bias.float(), activation, gate)
+    y = y.reshape(*x_shape[:-1], y.shape[-1])
     if residual is not None:
         y = y + residual.float()
     if out_mul is None:

@@ -168,3 +168,29 @@ def test_a_compiled_llama(monkeypatch) -> None:
     for block in model.model.layers:
         gate, up = (part.weight.qdata for part in (block.mlp.gate_proj, block.mlp.up_proj))
         assert gate.untyped_storage().data_ptr() == up.untyped_storage().data_ptr()
+
+
+class CrossAttention(nn.Module):
+    """Values before keys, so that a rotation that could not be folded follows the first of two halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(128, 128) for _ in range(4))
+
+    def forward(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        v, k, q = (layer(y).view(2, -1, 2, 64).transpose(1, 2)
+                   for layer, y in ((self.v, memory), (self.k, memory), (self.q, x)))
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.o(y.transpose(1, 2).reshape(x.shape))
+
+
+def test_a_rotated_half_is_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchqx.folding.TOLERANCE", -1.0)  # every fold is refused
+    torch.manual_seed(0)
+    model, inputs = CrossAttention(), (torch.randn(2, 20, 128), torch.randn(2, 24, 128))
+    with torch.no_grad():
+        expected = model(*inputs)
+        torchqx.quantize(model, torchqx.HadamardConfig(fold="all"), [inputs])
+        with pytest.warns(torchqx.errors.TorchqxWarning, match="rotations stay online"):
+            y = torch.compile(model, backend="torchqx", options={"lowering": "eager", "cost_model": "int8"})(*inputs)
+    assert relative(y, expected) < 0.02

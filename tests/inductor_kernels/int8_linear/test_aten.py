@@ -41,6 +41,14 @@ def test_requantized_and_bfloat16(operands):
     assert y.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("gate", [None, 0])
+def test_no_rows(operands, gate):
+    o = operands((0, 3), 63, 100)
+    y = int8_linear_aten(o.x, o.qdata, o.weight_scale, o.column_sum, o.x_scale, o.x_zero_point, o.bias, "none", None,
+                         *FLOAT, gate)
+    assert y.shape == (0, 3, 100 if gate is None else 50)
+
+
 def test_unknown_activation_names_the_known_ones(operands):
     o = operands((9,), 100, 63)
     with pytest.raises(ConfigError, match="gelu_tanh"):
