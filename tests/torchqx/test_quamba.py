@@ -218,7 +218,11 @@ def test_projections_only():
         ("skipped", "computed in float by one operator")}
 
 
-@pytest.mark.parametrize("name", MODELS)
+ALIKE = ("bamba", "granitemoehybrid", "nemotron_h", "zamba")
+"""Of the kind of others: their sites and plans are tested with all hosts."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in MODELS])
 def test_generate_with_the_plan_of_a_converted_model(name: str):
     model = torchqx.quantize(MODELS[name](), torchqx.QuambaConfig(), [prompt(2, 16, seed) for seed in range(2)])
     model.compile(backend="torchqx", options=EAGER, dynamic=True)
