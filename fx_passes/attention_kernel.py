@@ -35,7 +35,7 @@ def use_attention_kernel(gm: GraphModule) -> GraphModule:
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention and _is_covered(node):
             q, k, v = _operands(node)
             shared = _before_repeat(k, node), _before_repeat(v, node)
-            if fake(shared[0]).shape[1] == fake(shared[1]).shape[1]:
+            if same_size(fake(shared[0]).shape[1], fake(shared[1]).shape[1]):
                 k, v = shared
             rows = fake(q).shape[2] * (fake(q).shape[1] // fake(k).shape[1])
             if pays(fake(q).dtype, rows):
@@ -77,7 +77,8 @@ def _is_covered(node: Node) -> bool:
         return False
     if not is_supported(q.device, q.dtype) or k.dtype != q.dtype or v.dtype != q.dtype:
         return False
-    fits = same_size(k.shape[0], q.shape[0]) and k.shape[3] == q.shape[3] and all(map(same_size, k.shape, v.shape))
+    pairs = ((k.shape[0], q.shape[0]), (k.shape[3], q.shape[3]), *zip(k.shape, v.shape, strict=True))
+    fits = all(same_size(a, b) for a, b in pairs)
     heads, kv_heads = q.shape[1], k.shape[1]
     if not fits or not isinstance(heads, int) or not isinstance(kv_heads, int) or not kv_heads or heads % kv_heads:
         return False

@@ -1,11 +1,19 @@
-"""Removes nodes that do nothing, so that no later pass has to look through them.
+"""Removes nodes that do nothing, and spellings that hide what they are, so that no later pass has to look through them.
 
-    before   dropout(x, 0.1, False)      x.to(dtype of x)      after   x
+    before   dropout(x, 0.1, False)      x.to(dtype of x)                      after   x
+    before   addmm(b, x.view(-1, K), W [K, N]).view(..., N)                    after   linear(x, W.t(), b)
+    before   0.5 * x * (1.0 + tanh(...))                                       after   gelu(x, approximate="tanh")
 """
 
 import torch
 import torch.nn.functional as F
 from torch.fx import GraphModule, Node
+from torch.nn import Parameter
+
+from torchqx.fx_passes.activations import name_activations
+from torchqx.fx_passes.erase import erase_upwards
+from torchqx.fx_passes.in_place import written_between
+from torchqx.fx_passes.sites.ops import fake, op_name, same_rows, same_size
 
 
 def canonicalize(gm: GraphModule) -> GraphModule:
@@ -16,8 +24,9 @@ def canonicalize(gm: GraphModule) -> GraphModule:
             gm.graph.erase_node(node)
         elif node.op == "call_function" and node.target is torch._C._log_api_usage_once:
             gm.graph.erase_node(node)
-    gm.recompile()
-    return gm
+        elif node.op == "call_function" and node.target is torch.addmm:
+            _unflatten(node)
+    return name_activations(gm)
 
 
 def _evaluation_dropout(node: Node) -> bool:
@@ -32,3 +41,27 @@ def _same_dtype(node: Node) -> bool:
         return False
     source = node.args[0].meta.get("example_value") if isinstance(node.args[0], Node) else None
     return isinstance(source, torch.Tensor) and isinstance(node.args[1], torch.dtype) and source.dtype == node.args[1]
+
+
+def _unflatten(product: Node) -> None:
+    """GPT-2's Conv1D flattens the rows of its activation and gives the result its shape back."""
+    if product.kwargs or len(product.args) != 3 or len(product.users) != 1:
+        return
+    bias, rows, weight = product.args
+    result, x = next(iter(product.users)), same_rows(rows)
+    if op_name(result) not in ("view", "reshape") or not isinstance(fake(weight), Parameter) or fake(weight).ndim != 2:
+        return
+    vector = isinstance(fake(bias), Parameter) and fake(bias).shape == fake(weight).shape[1:]
+    leads = fake(x).shape[:-1], fake(result).shape[:-1]
+    if not vector or len(leads[0]) != len(leads[1]) or not all(map(same_size, *leads)):
+        return
+    if not same_size(fake(result).shape[-1], fake(weight).shape[1]) or written_between(x, x, product):
+        return
+    graph = product.graph
+    with graph.inserting_before(product):
+        turned = graph.call_method("t", (weight,))
+        turned.meta["example_value"] = fake(weight).t()
+        linear = graph.call_function(torch._C._nn.linear, (x, turned, bias))
+    linear.meta.update(result.meta)
+    result.replace_all_uses_with(linear)
+    erase_upwards(result)

@@ -149,5 +149,10 @@ def bias(weights: list[QuantizedWeight], biases: list[Tensor | None]) -> Tensor:
 
 
 def dequantized(weights: list[QuantizedWeight], _: list) -> Tensor:
-    """The float weight, for readers that are not weighted matmuls."""
-    return weights[0].dequantize()
+    """The float weight, for what does not run on the integers; it lies in memory as the float model's own."""
+    return weights[0].dequantize().contiguous()
+
+
+def dense_like(weight: QuantizedWeight) -> Tensor:
+    """A fake weight -> the fake tensor that :func:`dequantized` makes of it."""
+    return weight.qdata.new_empty(weight.shape, dtype=weight.dtype)

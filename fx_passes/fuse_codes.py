@@ -10,6 +10,8 @@ channels' numbers.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from torch import SymInt, Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from torchqx.fx_passes.derived import Derived
+from torchqx.fx_passes.derived import Build, Derived
 from torchqx.fx_passes.lower import CODE_SCALES, PACKED
 from torchqx.fx_passes.quantize import QuantizedGraph
 from torchqx.fx_passes.sites.ops import op_name
@@ -34,19 +36,23 @@ VIEWS = frozenset({"transpose", "permute", "getitem", "split", "chunk", "narrow"
                    "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous", "left_rows", "left_result"})
 
 
+@dataclass(frozen=True)
 class _Spread:
-    """A build of :class:`Derived`: the multipliers' elements at ``places``, one per channel."""
+    """A build of :class:`Derived`: the multipliers' elements at ``places``, one per channel.
 
+    Attributes:
+        multipliers: how each is built, and of how many weights.
+    """
+
+    multipliers: tuple[tuple[Build, int], ...]
+    places: tuple[int, ...]
     __name__ = "out_multiplier"
 
-    def __init__(self, multipliers: list[Derived], places: Tensor) -> None:
-        self.multipliers, self.places = multipliers, places
-
-    def __call__(self, weights: list[QuantizedWeight], others: list[Tensor | None]) -> Tensor:
-        weight, other = iter(weights), iter(others)
-        made = [m.build([next(weight) for _ in m.weights], [next(other) for _ in m.others]) for m in self.multipliers]
+    def __call__(self, weights: list[QuantizedWeight], _: list) -> Tensor:
+        weight = iter(weights)
+        made = [build(list(islice(weight, count)), []) for build, count in self.multipliers]
         values = torch.cat([multiplier.flatten() for multiplier in made])
-        return values[self.places.to(values.device)] if len(values) > 1 else values
+        return values[list(self.places)] if len(values) > 1 else values
 
 
 class _OutScale(_Spread):
@@ -54,8 +60,8 @@ class _OutScale(_Spread):
 
     __name__ = "out_scale"
 
-    def __call__(self, weights: list[QuantizedWeight], others: list[Tensor | None]) -> Tensor:
-        return super().__call__(weights, others).reciprocal()
+    def __call__(self, weights: list[QuantizedWeight], _: list) -> Tensor:
+        return super().__call__(weights, _).reciprocal()
 
 
 def fuse_codes(graph: QuantizedGraph) -> None:
@@ -124,11 +130,12 @@ def _size(node: Node) -> list[int] | None:
 
 def _write_codes(node: Node, kinds: list[tuple], places: Tensor, inputs: dict[Node, Node | Derived]) -> None:
     multipliers = [inputs[multiplier] for multiplier, *_ in kinds]
-    build = (_Spread if node.target is PACKED else _OutScale)(multipliers, places)
+    assert not any(m.others for m in multipliers)
+    parts = tuple((m.build, len(m.weights)) for m in multipliers)
+    build = (_Spread if node.target is PACKED else _OutScale)(parts, tuple(places.tolist()))
     with node.graph.inserting_after(list(inputs)[-1]):
         spread = node.graph.placeholder(f"{build.__name__}_{len(inputs)}")
-    inputs[spread] = Derived(build, tuple(w for m in multipliers for w in m.weights),
-                             tuple(o for m in multipliers for o in m.others))
+    inputs[spread] = Derived(build, tuple(w for m in multipliers for w in m.weights))
     _, zero, low, high = kinds[0]
     given = named_arguments(node)
     if node.target is PACKED:

@@ -17,11 +17,14 @@ from torch.fx import GraphModule, Node
 
 from torchqx.fx_passes.in_place import written, written_between
 from torchqx.fx_passes.lower import PACKED
+from torchqx.fx_passes.sites.ops import fake, same_shape
+from torchqx.inductor_kernels.int8_linear.activations import quick_gelu
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
 from torchqx.inductor_kernels.int8_linear.schema import GATE
 
 ACTIVATION, RESIDUAL, OUT_MUL, OUT_ADD, QMIN, QMAX = 7, 8, 9, 10, 11, 12
-FUNCTIONS = {F.relu: "relu", torch.relu: "relu", F.silu: "silu", F.gelu: "gelu", torch._C._nn.gelu: "gelu"}
+FUNCTIONS = {F.relu: "relu", torch.relu: "relu", F.silu: "silu", F.gelu: "gelu", torch._C._nn.gelu: "gelu",
+             quick_gelu: "quick_gelu"}
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 
@@ -85,12 +88,10 @@ def _fuse_residual(node: Node, order: dict[Node, int]) -> None:
     other = user.args[1] if user.args[0] is node else user.args[0]
     if not isinstance(other, Node) or other not in order or order[other] > order[node]:
         return
-    mine, theirs = node.meta.get("example_value"), other.meta.get("example_value")
+    mine, theirs = fake(node), fake(other)
     if (written(user) is not None and user.args[0] is not node) or written_between(other, node, user):
         return  # the sum itself, or something before it, changes a tensor that others may read
-    same = isinstance(theirs, torch.Tensor) and isinstance(mine, torch.Tensor) and \
-        theirs.shape == mine.shape and theirs.dtype == mine.dtype
-    if same and user.meta["example_value"].dtype == mine.dtype:
+    if same_shape(node, other) and theirs.dtype == mine.dtype and user.meta["example_value"].dtype == mine.dtype:
         set_arguments(node, RESIDUAL=other)
         replace(user, node)
 

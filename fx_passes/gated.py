@@ -16,10 +16,11 @@ import torch
 from torch.fx import Node
 
 from torchqx.fx_passes.derived import Derived
+from torchqx.fx_passes.erase import erase_upwards
 from torchqx.fx_passes.fuse_epilogue import OUT_MUL, activation_of, only_user, replace, set_arguments
 from torchqx.fx_passes.lower import PACKED
-from torchqx.fx_passes.quantize import QuantizedGraph, erase_upwards
-from torchqx.fx_passes.sites.ops import fake, op_name, traced_rows
+from torchqx.fx_passes.quantize import QuantizedGraph
+from torchqx.fx_passes.sites.ops import fake, op_name, same_size, traced_rows
 from torchqx.inductor_kernels.int8_linear.pack import PANEL
 
 WEIGHT = 1
@@ -69,8 +70,9 @@ def _split(node: Node) -> tuple[Node, ...]:
         return ()
     width = fake(node).shape[-1]
     parts = sorted(user.users, key=lambda part: part.args[1])
-    halves = len(parts) == 2 and all(fake(part) is not None and 2 * fake(part).shape[-1] == width for part in parts)
-    return tuple(parts) if halves and width % (2 * PANEL) == 0 else ()
+    halves = width % (2 * PANEL) == 0 and len(parts) == 2 and all(
+        fake(part) is not None and same_size(2 * fake(part).shape[-1], width) for part in parts)
+    return tuple(parts) if halves else ()
 
 
 def _multiplies(node: Node, a: Node, b: Node) -> bool:

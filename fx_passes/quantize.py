@@ -25,6 +25,7 @@ from torch.nn import Parameter
 
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.derived import Derived
+from torchqx.fx_passes.erase import erase_upwards
 from torchqx.fx_passes.lower import HADAMARD, OpStructure, is_simple, matmul, quantize_rows
 from torchqx.fx_passes.quantize_scan import ScanRewrite, ScanStructure
 from torchqx.fx_passes.sites import Form, GraphSites, LinearOp, ScanSite
@@ -53,7 +54,7 @@ def quantize_graph(gm: GraphModule, sites: GraphSites, structures: Mapping[Node,
         for ops in _together([op for op in site.ops if op.node in structures], structures):
             _Rewrite(target, ops, structures).run()
     for scan, structure in (scans or {}).items():
-        ScanRewrite(target, gm, scan, structure).run()
+        ScanRewrite(target, scan, structure).run()
     quantized = [op.weight for site in sites.linears for op in site.ops if op.node in structures]
     return target.finish(gm, dict.fromkeys([*quantized, *stored]), set(stored))
 
@@ -72,18 +73,6 @@ def _computed(bias: Node | None) -> bool:
     """Whether a bias is anything but a vector among the model's parameters."""
     value = None if bias is None else bias.meta.get("example_value")
     return bias is not None and not (bias.op == "placeholder" and isinstance(value, Parameter) and value.dim() == 1)
-
-
-def erase_upwards(node: Node) -> None:
-    """Erase ``node``, and the ops above it that nothing reads any more."""
-    queue = [node]
-    while queue:
-        dead = queue.pop()
-        if dead.users or dead.op not in ("call_function", "call_method"):
-            continue
-        parents = dead.all_input_nodes
-        dead.graph.erase_node(dead)
-        queue += [p for p in parents if not p.users]
 
 
 class _Target:
@@ -116,7 +105,9 @@ class _Target:
             if copy.users and weight not in stored:
                 continue
             if copy.users:
-                copy.replace_all_uses_with(self.derived(Derived(d.dequantized, (weight,))))
+                dense = self.derived(Derived(d.dequantized, (weight,)))
+                dense.meta["example_value"] = d.dense_like(weight.meta["example_value"])
+                copy.replace_all_uses_with(dense)
             self.graph.erase_node(copy)
             del self.inputs[copy]
         self.graph.lint()

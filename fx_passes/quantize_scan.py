@@ -14,7 +14,7 @@ and the scales are inputs, made from the model's own tensors. Codes are uint8 wi
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -95,21 +95,75 @@ def _quantizes_by(weight: QuantizedWeight | None, scales: list[float]) -> bool:
     return all(part is None for part in moved) and math.isclose(float(weight.act_scale), scales[0], rel_tol=1e-6)
 
 
-class _Read:
-    """A build of :class:`Derived`: something that the carrier's plan, or a parameter, says about a site."""
+# Builds of ``Derived`` that are equal share a tensor, whatever graphs they were made for; and they are kept as long as
+# the model's weights, so they hold nothing of a graph.
 
-    def __init__(self, name: str, build: Callable[[QuantizedWeight, list[Tensor]], Tensor]) -> None:
-        self.__name__, self.build = name, build
 
-    def __call__(self, weights: list[QuantizedWeight], others: list[Tensor | None]) -> Tensor:
-        return self.build(weights[0], others).to(weights[0].device)
+@dataclass(frozen=True)
+class _Scales:
+    """The scales of tensor ``role`` of the site ``key``, as the carrier's plan has them."""
+
+    key: str
+    role: str
+
+    @property
+    def __name__(self) -> str:
+        return f"{self.role}_scale"
+
+    def __call__(self, weights: list[QuantizedWeight], _: list) -> Tensor:
+        return torch.tensor(carried_record(weights[0], self.key).scales[self.role], device=weights[0].device)
+
+
+@dataclass(frozen=True)
+class _Multiplier(_Scales):
+    """What its values are multiplied by, in ``shape``."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def __name__(self) -> str:
+        return f"{self.role}_multiplier"
+
+    def __call__(self, weights: list[QuantizedWeight], _: list) -> Tensor:
+        return (1 / super().__call__(weights, _)).view(self.shape)
+
+
+def zero(weights: list[QuantizedWeight], _: list) -> Tensor:
+    """The zero point, [1]."""
+    return torch.tensor([float(ZERO_POINT)], device=weights[0].device)
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """``make(role, value)`` of what ``module`` computes from parameters; ``code`` tells it from others."""
+
+    role: str
+    make: Callable[[str, Tensor], Tensor]
+    code: str
+    module: GraphModule = field(compare=False)
+
+    @property
+    def __name__(self) -> str:
+        return f"coded_{self.role}"
+
+    def __call__(self, weights: list[QuantizedWeight], others: list[Tensor]) -> Tensor:
+        return self.make(self.role, self.module(*(p.detach() for p in others))).to(weights[0].device)
+
+
+def _weight_scale(_: str, value: Tensor) -> Tensor:
+    return CODE.parameters(*CODE.range_of(value))[0].reshape(1)
+
+
+def _weight_codes(_: str, value: Tensor) -> Tensor:
+    value = value.float()
+    return CODE.quantize(value, *CODE.parameters(*CODE.range_of(value))).contiguous()
 
 
 class ScanRewrite:
     """Quantizes one site in ``target``, the graph that :func:`quantize_graph` writes."""
 
-    def __init__(self, target: Any, gm: GraphModule, site: ScanSite, structure: ScanStructure) -> None:
-        self.target, self.gm, self.site, self.groups = target, gm, site, dict(structure.tensors)
+    def __init__(self, target: Any, site: ScanSite, structure: ScanStructure) -> None:
+        self.target, self.site, self.groups = target, site, dict(structure.tensors)
         self.x_shared = structure.x_shared
 
     def run(self) -> None:
@@ -128,9 +182,7 @@ class ScanRewrite:
                 given[name], given[f"{name}_scale"] = self._codes(role, given[name]), self._scale(role)
         for role, name in CONSTANTS[function].items():
             if role in self.site.constants:
-                def build(weight: QuantizedWeight, others: list[Tensor], role: str = role) -> Tensor:
-                    return coded_constant(role, self._value(role, others))
-                given[name] = self._constant(role, build)
+                given[name] = self._constant(role, coded_constant)
         return self._call(function, given)
 
     def _call(self, function: Any, given: dict[str, Any]) -> Node:
@@ -142,8 +194,8 @@ class ScanRewrite:
         if state is not None:
             given["initial_states"] = self._codes("x", state)
         if "weight" in self.site.constants:
-            given |= {"weight": self._constant("weight", self._weight_codes),
-                      "weight_scale": self._constant("weight", self._weight_scale)}
+            given |= {"weight": self._constant("weight", _weight_codes),
+                      "weight_scale": self._constant("weight", _weight_scale)}
         y = self._call(CONV, given)
         if function is CONV_UPDATE:
             self.target.graph.call_function(shift_in_, (state, x))
@@ -151,22 +203,17 @@ class ScanRewrite:
 
     def _codes(self, role: str, x: Node) -> Node:
         shape = self._scales_shape(role)
+        weight, builds = self.site.carrier.weight, (_Multiplier(self.site.key, role, shape), zero)
         if role == "x" and self.x_shared:
-            weights = (self.site.x_readers[0].ops[0].weight,)
-            multiplier, zero = (self.target.derived(Derived(build, weights)) for build in (d.multiplier, d.addend))
-        else:
-            multiplier = self._read(f"{role}_multiplier", lambda w, _: (1 / self._scales(w, role)).view(shape))
-            zero = self._read("zero", lambda *_: torch.tensor([float(ZERO_POINT)]))
+            weight, builds = self.site.x_readers[0].ops[0].weight, (d.multiplier, d.addend)
+        quantizer = (self.target.derived(Derived(build, (weight,))) for build in builds)
         codes = self.target.graph.call_function(
-            quantize_static, (x, multiplier, zero, ZERO_POINT - LARGEST_CODE, ZERO_POINT + LARGEST_CODE))
+            quantize_static, (x, *quantizer, ZERO_POINT - LARGEST_CODE, ZERO_POINT + LARGEST_CODE))
         codes.meta[CODE_SCALES] = shape
         return codes
 
     def _scale(self, role: str) -> Node:
-        return self._read(f"{role}_scale", lambda w, _: self._scales(w, role))
-
-    def _scales(self, weight: QuantizedWeight, role: str) -> Tensor:
-        return torch.tensor(carried_record(weight, self.site.key).scales[role])
+        return self.target.derived(Derived(_Scales(self.site.key, role), (self.site.carrier.weight,)))
 
     def _scales_shape(self, role: str) -> tuple[int, ...]:
         """Of a tensor's multipliers: with more than one, they belong to its last two dimensions."""
@@ -175,24 +222,10 @@ class ScanRewrite:
         heads = self.site.tensors[role].meta["example_value"].shape[-2]
         return heads, self.groups[role] // heads
 
-    def _read(self, name: str, build: Callable[[QuantizedWeight, list[Tensor]], Tensor]) -> Node:
-        key = (self.site.key, name)
-        return self.target.derived(Derived(_Read(name, build), (self.site.carrier.weight,)), key)
-
-    def _constant(self, role: str, build: Callable[[QuantizedWeight, list[Tensor]], Tensor]) -> Node:
-        sources, _ = expression(self.gm, self.site.constants[role])
-        return self.target.derived(Derived(_Read(f"coded_{role}", build), (self.site.carrier.weight,), sources),
-                                   (self.site.key, role, build.__name__))
-
-    def _value(self, role: str, parameters: list[Tensor]) -> Tensor:
-        return expression(self.gm, self.site.constants[role])[1](*(p.detach() for p in parameters))
-
-    def _weight_scale(self, weight: QuantizedWeight, others: list[Tensor]) -> Tensor:
-        return CODE.parameters(*CODE.range_of(self._value("weight", others)))[0].reshape(1)
-
-    def _weight_codes(self, weight: QuantizedWeight, others: list[Tensor]) -> Tensor:
-        value = self._value("weight", others).float()
-        return CODE.quantize(value, *CODE.parameters(*CODE.range_of(value))).contiguous()
+    def _constant(self, role: str, make: Callable[[str, Tensor], Tensor]) -> Node:
+        sources, module = expression(self.site.constants[role])
+        build = _Coded(role, make, str(module.graph), module)
+        return self.target.derived(Derived(build, (self.site.carrier.weight,), sources))
 
 
 def shift_in_(state: Tensor, x: Tensor) -> Tensor:

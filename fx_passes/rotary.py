@@ -98,7 +98,8 @@ def _fits(node: Node, x: Node, cos: Node, sin: Node) -> bool:
     values = [fake(part) for part in (node, x, cos, sin)]
     if any(value is None or value.device.type != "cpu" or value.ndim == 0 for value in values):
         return False
-    alike = len({value.dtype for value in values}) == 1 and len({value.shape[-1] for value in values}) == 1
+    width = values[0].shape[-1]
+    alike = len({value.dtype for value in values}) == 1 and all(same_size(v.shape[-1], width) for v in values)
     return alike and not any(written_between(part, part, node) for part in (x, cos, sin))
 
 

@@ -1,10 +1,12 @@
-"""What every test sees: no hub, two threads at most, and a Dynamo that remembers nothing of the test before."""
+"""What every test sees: no hub, threads that sleep, and a Dynamo that remembers nothing of the test before."""
 
+import gc
 import os
 
-# Set before transformers is imported: it reads them once.
+# Set before torch and transformers are imported: they read them once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads would spin on the core of the other worker
 
 from collections.abc import Iterator
 
@@ -35,6 +37,12 @@ def integers_pay() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lowering_choice, "machine_rates", lambda: FREE_INTEGERS)
         yield
+
+
+def pytest_collection_finish() -> None:
+    """Collecting garbage looks neither at what the imports made, which stays, nor every 700 objects."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from torchqx.fx_passes.observe import ObservingInterpreter
 from torchqx.fx_passes.regions import Region, find_region
 from torchqx.fx_passes.sites import Form, GraphSites, LinearSite
 from torchqx.recipe import LEFT_OUT, AffineRecipe
+from torchqx.repeats import digest_of
 from torchqx.scan_sites import watch_scans
 from torchqx.session import Call
 from torchqx.site_state import SiteState
@@ -46,15 +47,19 @@ class Watch:
 
     Args:
         states: one list per linear site of the graph: the state of each of its operations.
+        digest: of the call; a state that has seen it before counts the call and looks at nothing.
         call: the call as it is remembered, if it is.
     """
 
     def __init__(self, states: dict[LinearSite, list[SiteState]], regions: dict[LinearSite, Region | None],
-                 padding: Tensor | None, call: Call | None = None) -> None:
-        self.padding, self.regions, self.call = padding, regions, call
+                 padding: Tensor | None, digest: bytes = b"", call: Call | None = None) -> None:
+        self.padding, self.regions, self.digest, self.call = padding, regions, digest, call
         self.open: list[tuple[LinearSite, SiteState]] = []
+        self.counting: dict[SiteState, None] = {}
         for site, members in states.items():
-            self.open += [(site, s) for s in dict.fromkeys(members) if s is not None and s.calibrating]
+            calibrating = dict.fromkeys(s for s in members if s is not None and s.calibrating)
+            self.counting |= calibrating
+            self.open += [(site, s) for s in calibrating if digest not in s.digests]
 
     def whole(self, site: LinearSite, state: SiteState) -> bool:
         """Whether the state's operations are the site's: only then does the site's region speak of it."""
@@ -95,8 +100,9 @@ class Watch:
             region = self.regions[site]
             if region is not None and state.wants_region and self.whole(site, state):
                 state.observe_region(region, values[site.x], values, self.padding, self.call)
-        for state in dict.fromkeys(state for _, state in self.open):
+        for state in self.counting:
             state.calls += 1
+            state.digests.add(self.digest)
 
 
 class Calibration:
@@ -140,7 +146,9 @@ class Calibration:
                 found = plan_states(self.runner.gm, self.sites, states, self.runner.parameters(args),
                                     self.runner.names, heads=fold == "all")
                 self.runner.tell(args, found)
-            watch = Watch(states, self.regions, self.padding(args), self.session.remember(self.runner, args))
+            watch = Watch(states, self.regions, self.padding(args), digest_of(self.runner.gm.code, args))
+            if watch.open or not watch.counting:
+                watch.call = self.session.remember(self.runner, args)
         before = watch_scans(self.sites, states, self.session.recipe, watch.padding)
         interpreter = ObservingInterpreter(self.runner.gm, watch.activations(), watch.kept(), before)
         with torch.no_grad():

@@ -21,6 +21,10 @@ from torchqx.fx_passes.derived import Derived
 from torchqx.fx_passes.quantize import QuantizedGraph
 from torchqx.warm_start import PACKAGE, cacheable_functions, show_values
 
+FUSED_READERS = 8
+"""Readers of one tensor, in order, with which Inductor tries to fuse each. What all layers read (position embeddings)
+has readers that lie layers apart and never fuse; with Inductor's 64, a deep model's layers are all tried in pairs."""
+
 
 class TracedInputs:
     """Dynamo's fake values of a graph's placeholders, kept so that the graph can be lowered after Dynamo is done.
@@ -37,6 +41,10 @@ class TracedInputs:
         self.mode = modes[0] if modes else FakeTensorMode()
         self.guarded: int | None = None
         self.symbols = [i for i, n in enumerate(placeholders) if isinstance(self.fake[n], SymInt)]
+
+    def guards(self) -> int:
+        """How many guards on sizes there are."""
+        return 0 if self.mode.shape_env is None else len(self.mode.shape_env.guards)
 
     def specialize_floats(self) -> None:
         """Have Dynamo trace again with floats as constants, where ``dynamic=True`` made them inputs.
@@ -73,21 +81,22 @@ class Executable:
         if self.compiled is not None:
             return
         values = iter(derived)
-        environment = self.traced.mode.shape_env
         if self.traced.guarded is None:
-            self.traced.guarded = 0 if environment is None else len(environment.guards)
+            self.traced.guarded = self.traced.guards()
         with compile_lock, torch.inference_mode(False), torch.no_grad(), tracing(TracingContext(self.traced.mode)):
             fakes = [self.traced.mode.from_tensor(next(values), static_shapes=True) if isinstance(item, Derived)
                      else self.traced.fake[item] for item in self.graph.inputs]
             show_values(self.graph.module, fakes, self.traced.mode)
-            settings = {"unsafe_marked_cacheable_functions": cacheable_functions(self.graph.module)}
+            settings = {"unsafe_marked_cacheable_functions": cacheable_functions(self.graph.module),
+                        "max_fusion_buffer_group_pairwise_attempts": FUSED_READERS}
             if "TORCHINDUCTOR_SIZE_ASSERTS" not in os.environ and _knows_its_layouts(self.graph.module):
                 # Checks of every operand of every call took a quarter of a decoding step's time outside of kernels.
                 settings["size_asserts"] = False
             compiled = compile_fx(self.graph.module, fakes, config_patches=settings | self.options)
-        if environment is not None and len(environment.guards) > self.traced.guarded and self.traced.symbols:
+        if self.traced.guards() > self.traced.guarded and self.traced.symbols:
             # Dynamo has made its guards already, so sizes that this lowering, or one before it, came to rely on are
             # checked here.
+            environment = self.traced.mode.shape_env
             symbols = [self.traced.fake[self.traced.placeholders[i]] for i in self.traced.symbols]
             self._guards = environment.produce_guards_expression(
                 symbols, guards=environment.guards[self.traced.guarded:])

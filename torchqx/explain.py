@@ -91,12 +91,16 @@ def _reason(site: SiteRecord) -> str:
 def explain(model: Module) -> Report:
     """Every site of ``model`` (or of the model inside ``torch.compile``'s wrapper) with its decision.
 
+    Of a model that was quantized or compiled several times, with one recipe after the other, the last one's.
+
     Raises:
         NotPreparedError: nothing has been traced yet and no weight is quantized.
     """
     model = unwrap(model)
-    records = _stored(model)
     sessions = [model.__dict__[SESSION]] if SESSION in model.__dict__ else SESSIONS.of(model)
+    records = _stored(model)
+    if not sessions:
+        records |= {r.key: r for r in model.__dict__.get(RECORDS, ())}
     for session in sessions:
         linear = linear_records(session, model)
         scans = [r for state, record in linear.items() for r in scan_records(state, record)]
@@ -130,7 +134,7 @@ def explain(model: Module) -> Report:
 
 def _stored(model: Module) -> dict[str, SiteRecord]:
     """Records that travel with the weights."""
-    found: list[SiteRecord] = list(model.__dict__.get(RECORDS, ()))
+    found: list[SiteRecord] = []
     for name, parameter in model.named_parameters():
         if isinstance(parameter, QuantizedWeight):
             records = records_from_json(parameter.plan)

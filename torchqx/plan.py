@@ -17,7 +17,8 @@ class SiteRecord:
         key: site key: module path, kind, ordinal.
         kind: linear, embedding, attention, norm, residual, conv, ..., or rotation: of a graph where none could fold.
         status: quantized; float (over the error budget); skipped (not asked for, or not possible); calibrating.
-        reason: why it is not quantized, or why it stepped to a wider quantizer; empty when there is nothing to say.
+        reason: why it is not quantized, why it stepped to a wider quantizer, or why its error may be wrong; empty when
+            there is nothing to say.
         operations: keys of the weighted matmuls in the site.
         weights: names of their parameters as the traced module spells them.
         transforms: names of the transforms on the activation, in order, e.g. "hadamard 576 (seed 0)", "shift".
@@ -28,7 +29,7 @@ class SiteRecord:
         activation, weight: quantizers, e.g. "u8 tensor static", "s8 channel".
         solver: what solved it; loss: its relative loss (compared tensor named in ``loss_on``).
         error: relative output error per token of what was chosen; where that is a static range, each token's with the
-            range that the others give.
+            range that the others give; None where there was a single one.
         errors: the same for every quantizer that was tried.
         scales: of a state-space site's tensors by their role, one or one per equal part of its channels; clipped: the
             share of each tensor's calibration values that lies outside its range (``errors``: its own relative error).

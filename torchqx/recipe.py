@@ -44,7 +44,8 @@ class AffineRecipe(AOBaseConfig):
         statistics: of the sampled rows, what gives a static range.
         calibration: "parallel": every site sees the float model's activations; "sequential": those of the model whose
             earlier sites are quantized already.
-        calibration_steps: calls that calibrate under ``torch.compile``.
+        calibration_steps: calls that calibrate under ``torch.compile``. A batch that comes again counts, but shows
+            nothing new.
         sample_rows: rows kept per site to measure errors on.
         loss: "auto" compares attention results and gated products where a site feeds one; "linear" its own outputs.
         include, exclude: patterns of site keys, as in ``fnmatch``.

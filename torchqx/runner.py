@@ -147,6 +147,7 @@ class GraphRunner:
                 tuple(scans.get(site) for site in self.sites.scans),
                 tuple((w.name, norm.key) for w, norm in absorbed.items()), self._turns_keys(by_weight.values()))
         if kind not in self.executables:
+            guards = self.traced.guards()
             graph = quantize_graph(self.gm, self.sites, structures, stored, scans)
             kept = fold_quantized(graph, absorbed, self._inputs(graph, by_weight, args))
             if kept:
@@ -163,6 +164,7 @@ class GraphRunner:
             use_attention_kernel(graph.module)
             use_few_rows_kernel(graph.module)
             store_rows(graph.module)
+            assert self.traced.guards() == guards, "a pass relies on a size that may change"
             self.executables[kind] = Executable(graph, self.traced, self.lowering, self.options)
         if kind in self.refusals:
             self.tell(args, [self.refusals[kind]])

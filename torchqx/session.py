@@ -57,6 +57,10 @@ class Call:
         return tuple(id(self.runner.weight(op, self.args)) for op in self.runner.operations)
 
 
+ACTING: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""A float parameter -> the backend's session that was last bound to it: what acts on it, and what reports speak of."""
+
+
 class Session:
     """States and records under one recipe. ``lock`` guards calibration, solving and compilation."""
 
@@ -126,6 +130,8 @@ class Session:
             anchors: the parameters by the names that the traced module gives them.
         """
         for name, anchor in anchors.items():
+            if not self.calibration_only:
+                ACTING[anchor] = self
             self.graph_records.setdefault(anchor, {}).update({r.key: (name, r) for r in records})
 
     def note_choice(self, weight: Tensor, rows: int, choice: Choice | None) -> None:
@@ -139,13 +145,19 @@ class Session:
         return self.choices.get(plain_part(weight)) or {}
 
     def states_in(self, model: Module) -> list[SiteState]:
-        """The states of ``model``'s own parameters, each once, in the order of the parameters."""
-        found = (self.states.get(p) for p in model.parameters())
+        """The states of ``model``'s own parameters, each once, in the order of the parameters; where another session
+        acts on a parameter now, it is that one's."""
+        found = (self.states.get(p) for p in model.parameters() if self.acts_on(p))
         return list(dict.fromkeys(s for s in found if s is not None))
 
     def records_at(self, parameter: Tensor) -> list[tuple[str, SiteRecord]]:
-        """Records of what is no linear site in the graphs that read ``parameter``, with the name it has there."""
-        return list((self.graph_records.get(parameter) or {}).values())
+        """Records of what is no linear site in the graphs that read ``parameter``, with the name it has there; none
+        where another session acts on it now."""
+        return list((self.graph_records.get(parameter) or {}).values()) if self.acts_on(parameter) else []
+
+    def acts_on(self, parameter: Tensor) -> bool:
+        """Whether ``parameter`` is this session's: that of a prepared model, or the last compiled one's."""
+        return self.calibration_only or ACTING.get(parameter) is self
 
     def knows(self, model: Module) -> bool:
         """Whether a graph with a parameter of ``model`` was seen."""
@@ -164,12 +176,14 @@ class Sessions:
             return self._by_recipe.setdefault(recipe.fingerprint(), Session(recipe))
 
     def of(self, model: Module) -> list[Session]:
-        """Those that know a parameter of ``model``."""
-        return [s for s in list(self._by_recipe.values()) if s.knows(model)]
+        """Those that act on a parameter of ``model``."""
+        return [s for s in list(self._by_recipe.values()) if any(map(s.acts_on, model.parameters()))]
 
     def choices_for(self, weight: Tensor) -> dict[int, Choice]:
-        """:meth:`Session.choices_for` of all together."""
-        return {rows: c for s in list(self._by_recipe.values()) for rows, c in s.choices_for(weight).items()}
+        """:meth:`Session.choices_for` of the one that acts on a float weight; for an integer one, of all together."""
+        acting = ACTING.get(weight)
+        sessions = list(self._by_recipe.values()) if acting is None else [acting]
+        return {rows: c for s in sessions for rows, c in s.choices_for(weight).items()}
 
 
 SESSIONS = Sessions()

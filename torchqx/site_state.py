@@ -42,7 +42,7 @@ class SiteState:
     Attributes:
         record: the site's line in the report.
         parameters: the solution; None while calibrating and for a site that stays float.
-        calls: calibration calls seen.
+        calls: calibration calls seen; digests: what tells them apart.
         turn: (X / g) R, the map in front of the site's shift and scale; settled before the first call, since the
             ranges that are observed are those behind it.
         output_rotations: operation's index -> the rotation of its result, where it has one.
@@ -63,6 +63,7 @@ class SiteState:
         self.loss_on = "outputs"
         self.biases: list[Tensor | None] = [None] * len(operations)
         self.calls, self.sample_call = 0, None
+        self.digests: set[bytes] = set()
         self.parameters: SiteParameters | None = None
         self.turn, self.unrotated, self.placement = Chain(), "", ""
         self.rotation: Hadamard | None = None
@@ -177,10 +178,12 @@ class SiteState:
         self.range_from = None
         self.loss_on = "outputs"
         self.calls, self.sample_call = 0, None
+        self.digests.clear()
 
     def release(self) -> None:
         """Drop the statistics once the site is solved."""
         self.samples.clear()
+        self.digests.clear()
         self.sample_call = None
         self.rows = RowReservoir(site=self.record.key, capacity=1)
         self.range_from = None

@@ -1,6 +1,7 @@
 """Statistics and weights -> a site's parameters, within its error budget, with the rewrite proved."""
 
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torchqx.site_state import SiteState
 
 PROOF_ROWS = 32
 ABOUT_AS_GOOD = 1.1
+FEW_ROWS = 8  # from here on, the error that rows leave each other is within a factor of two of that of fresh ones
 RANGES = {"mean_minmax": MeanMinMaxObserver, "percentile": PercentileObserver, "mse": HistogramObserver}
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Of the weights that can be quantized."""
@@ -24,11 +26,17 @@ FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Attempt:
-    """A quantizer, the parameters found for it, and the error per token that they leave."""
+    """A quantizer, the parameters found for it, and the error per token that they leave.
+
+    Attributes:
+        error: infinite where it is not known.
+        doubt: what is to be said of the error.
+    """
 
     quantizer: AffineQuantizer
     solution: LinearSolution
     error: float
+    doubt: str = ""
 
 
 @torch.no_grad()
@@ -65,14 +73,14 @@ def solve_site(state: SiteState, weights: list[Tensor]) -> None:
         except EquivalenceError as failure:
             parameters, refusal = None, str(failure)
     record.solver, record.loss_on = type(recipe.solver()).__name__, state.loss_on
-    record.errors = {describe(a.quantizer): a.error for a in attempts}
+    record.errors = {describe(a.quantizer): a.error for a in attempts if isfinite(a.error)}
     record.macs = sum(m.shape[-1] * m.shape[-2] for m in matrices)
     record.bytes_before = record.bytes_after = sum(w.numel() * w.element_size() for w in weights)
     record.status, record.reason, state.parameters = "float", refusal, parameters
     low, high = state.channels.channel_bounds()
     record.outlier_ratio_before = outlier_ratio(low, high)
     if parameters is not None:
-        _fill(state, parameters, chosen)
+        _fill(state, parameters, attempts, chosen)
         record.bytes_after = sum(stored_bytes(m.shape, parameters.weight) for m in matrices)
     state.release()
 
@@ -100,21 +108,25 @@ def _attempts(state: SiteState, problem: LinearProblem) -> list[Attempt]:
         problem = replace(problem, activation=quantizer)
         solution = solver.solve(problem)
         _set_range(solution, state, rows, quantizer)
-        error = measure(replace(problem, samples=[Sample(rows)]), solution, _left_out(state, problem, solution, rows))
-        attempts.append(Attempt(quantizer, solution, error))
-        if error <= recipe.error_budget * recipe.tolerance:
+        attempts.append(_measured(state, problem, solution, rows))
+        if attempts[-1].error <= recipe.error_budget * recipe.tolerance:
             break
     return attempts
 
 
-def _left_out(state: SiteState, problem: LinearProblem, solution: LinearSolution,
-              rows: Tensor) -> tuple[Tensor, Tensor] | None:
-    """What a static range found on the other rows would clip each row to; None where each row finds its own."""
+def _measured(state: SiteState, problem: LinearProblem, solution: LinearSolution, rows: Tensor) -> Attempt:
+    """A static range is measured on each row as the other rows would set it."""
+    quantizer, problem = problem.activation, replace(problem, samples=[Sample(rows)])
     if not problem.static:
-        return None
+        return Attempt(quantizer, solution, measure(problem, solution))
+    count = int(state.channels.count)
+    if count == 1:
+        return Attempt(quantizer, solution, inf, "calibrated on 1 row, which tells nothing of others")
     transform = solution.transform
     seen = (transform.activation(t) for t in (rows, *(state.turned or state.channels).channel_extremes()))
-    return others_bounds(*seen, transform.scale, symmetric=problem.activation.symmetric)
+    error = measure(problem, solution, others_bounds(*seen, transform.scale, symmetric=quantizer.symmetric))
+    doubt = f"calibrated on {count} rows: the error is a rough estimate" if count < FEW_ROWS else ""
+    return Attempt(quantizer, solution, error, doubt)
 
 
 def _choose(attempts: list[Attempt], recipe: AffineRecipe) -> Attempt | None:
@@ -137,9 +149,10 @@ def outlier_ratio(low: Tensor, high: Tensor) -> float | None:
     return float(peaks.amax() / peaks.median()) if len(peaks) else None
 
 
-def _fill(state: SiteState, parameters: SiteParameters, chosen: Attempt) -> None:
+def _fill(state: SiteState, parameters: SiteParameters, attempts: list[Attempt], chosen: Attempt) -> None:
     record, recipe, moved = state.record, state.recipe, chosen.solution.transform
-    record.status, record.error, record.loss = "quantized", chosen.error, float(chosen.solution.loss)
+    record.status, record.loss = "quantized", float(chosen.solution.loss)
+    record.error = chosen.error if isfinite(chosen.error) else None
     record.transforms = [*state.turn.names, *moved.names]
     if record.transforms:
         online = chosen.quantizer.dynamic or state.turn.parts
@@ -147,11 +160,17 @@ def _fill(state: SiteState, parameters: SiteParameters, chosen: Attempt) -> None
     low, high = (state.turned or state.channels).channel_bounds()
     record.outlier_ratio_after = outlier_ratio(moved.activation(low), moved.activation(high))
     record.activation, record.weight = describe(chosen.quantizer), describe(parameters.weight)
-    first = next(iter(record.errors))
-    if record.errors[first] > recipe.error_budget * recipe.tolerance and recipe.activation == "auto":
-        record.reason = f"{first}: {record.errors[first]:.3g} is over the error budget" + (
-            "" if record.activation != first else ", as is every other quantizer")
-    record.reason = "; ".join(filter(None, (record.reason, state.unrotated)))
+    record.reason = "; ".join(filter(None, (_why(attempts, chosen, recipe), state.unrotated)))
+
+
+def _why(attempts: list[Attempt], chosen: Attempt, recipe: AffineRecipe) -> str:
+    """Why the cheapest quantizer was not taken, or what is in doubt of the one that was."""
+    first = attempts[0]
+    if recipe.activation != "auto" or first.error <= recipe.error_budget * recipe.tolerance:
+        return chosen.doubt
+    known = isfinite(first.error) or not first.doubt
+    problem = f"{first.error:.3g} is over the error budget" if known else first.doubt
+    return f"{describe(first.quantizer)}: {problem}" + (", as is every other quantizer" if chosen is first else "")
 
 
 def describe(q: AffineQuantizer) -> str:

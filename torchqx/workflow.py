@@ -25,7 +25,7 @@ from torchqx.plan import SiteRecord, records_to_json
 from torchqx.progress import Progress, quiet
 from torchqx.recipe import AffineRecipe
 from torchqx.sequential import solve_sequentially
-from torchqx.session import Session
+from torchqx.session import ACTING, Session
 from torchqx.site_state import SiteState
 from torchqx.state_space_hosts import takes_operators
 from torchqx.storage import QuantizedWeight
@@ -188,8 +188,11 @@ def replace_weights(model: Module, records: dict[SiteState, SiteRecord], others:
         for name, parameter in list(module._parameters.items()):
             if parameter is not None and id(parameter) in parameters:
                 module._parameters[name] = parameters[id(parameter)]
+    model.__dict__.pop(RECORDS, None)
     if not made:
         model.__dict__[RECORDS] = carried
+    for parameter in model.parameters():
+        ACTING.pop(parameter, None)  # graphs that were bound before no longer act
 
 
 def _session(model: Module) -> Session:

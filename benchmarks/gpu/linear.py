@@ -13,7 +13,8 @@ from benchmarks.gpu.case import OURS, Case
 from benchmarks.gpu.operands import EPILOGUES, Epilogue, linear_arguments
 from benchmarks.gpu.place import Place
 from benchmarks.gpu.timing import Calls
-from torchqx.inductor_kernels.int8_linear.aten import activate, int8_linear_aten
+from torchqx.inductor_kernels.int8_linear.activations import activate
+from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_token
 
 ROWS = (1, 16, 64, 128, 512, 1024, 2048, 4096, 8192)

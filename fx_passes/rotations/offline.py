@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.node import map_arg
-from torch.nn import Module, Parameter
+from torch.nn import Parameter
 
+from torchqx.fx_passes.constants import expression
 from torchqx.fx_passes.derived import Build, Derived
 from torchqx.fx_passes.in_place import changing_values
 from torchqx.fx_passes.lower import HADAMARD
@@ -99,23 +99,11 @@ def take_offline(graph: QuantizedGraph) -> None:
 
 def _derived(node: Node, items: dict[Node, Node | Derived]) -> Derived:
     """What ``node`` is, as a function of the graph's inputs."""
-    needed = {node}
-    for inner in reversed(list(node.graph.nodes)):
-        if inner in needed:
-            needed.update(inner.all_input_nodes)
-    part, copies = Graph(), {}
-    inputs = [n for n in node.graph.nodes if n in needed and n.op == "placeholder"]
-    for i, given in enumerate(inputs):
-        copies[given] = part.placeholder(f"given_{i}")
-    for inner in node.graph.nodes:
-        if inner in needed and inner not in copies:
-            args, kwargs = map_arg((inner.args, dict(inner.kwargs)), copies.__getitem__)
-            copies[inner] = part.create_node(inner.op, inner.target, args, kwargs, f"step_{len(copies)}")
-    part.output(copies[node])
+    sources, module = expression(node)
     builds, weights, others = [], (), ()
-    for item in map(items.__getitem__, inputs):
+    for item in map(items.__getitem__, sources):
         whole = isinstance(item, Derived)
         builds.append((item.build, len(item.weights), len(item.others)) if whole else None)
         weights += item.weights if whole else ()
         others += item.others if whole else (item,)
-    return Derived(Computed(str(part), tuple(builds), GraphModule(Module(), part)), weights, others)
+    return Derived(Computed(str(module.graph), tuple(builds), module), weights, others)

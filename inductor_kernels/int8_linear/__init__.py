@@ -10,12 +10,12 @@
 | float activations | :func:`weight_only_linear`, :func:`weight_only_experts` |
 """
 
+from torchqx.inductor_kernels.int8_linear.activations import ACTIVATIONS
 from torchqx.inductor_kernels.int8_linear.aten import int8_linear_aten, int8_linear_general_aten
 from torchqx.inductor_kernels.int8_linear.cpu import is_supported, load
 from torchqx.inductor_kernels.int8_linear.experts import int8_experts_aten
 from torchqx.inductor_kernels.int8_linear.pack import column_sums, pack_int8_weight, unpack_int8_weight
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_group, quantize_per_token, quantize_static
-from torchqx.inductor_kernels.int8_linear.schema import ACTIVATIONS
 from torchqx.inductor_kernels.int8_linear.weight_only import weight_only_experts, weight_only_linear
 
 __all__ = [

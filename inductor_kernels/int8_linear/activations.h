@@ -107,6 +107,14 @@ struct GeluTanh {
   }
 };
 
+struct QuickGelu {
+  void operator()(Floats& x) const {
+    Floats gate;
+    TORCHQX_EACH gate[v] = _mm512_mul_ps(x[v], _mm512_set1_ps(1.702f));
+    times_sigmoid(x, gate);
+  }
+};
+
 struct Silu {
   void operator()(Floats& x) const {
     Floats gate;

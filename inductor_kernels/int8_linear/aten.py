@@ -3,11 +3,10 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from torchqx.errors import ConfigError
 from torchqx.inductor_kernels.int8_linear import gpu as _gpu  # noqa: F401  registers the operator
+from torchqx.inductor_kernels.int8_linear.activations import activate
 from torchqx.inductor_kernels.int8_linear.quantize import code_dtype
 from torchqx.inductor_kernels.stored import STORED
 
@@ -25,23 +24,6 @@ def _takes_unsigned() -> bool:
 
 
 TAKES_UNSIGNED = _takes_unsigned()
-
-
-def activate(y: Tensor, activation: str, gate: int | None = None) -> Tensor:
-    """The activation functions that the kernels know, by name. With a ``gate``, 0 or 1, that half of the columns takes
-    the activation and multiplies the other: [..., 2 N] -> [..., N]."""
-    if gate is not None:
-        halves = y.chunk(2, -1)
-        return activate(halves[gate], activation) * halves[1 - gate]
-    if activation == "none":
-        return y
-    if activation == "gelu_tanh":
-        return F.gelu(y, approximate="tanh")
-    functions = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
-    if activation not in functions:
-        raise ConfigError(f"unknown activation {activation!r}", where="int8_linear",
-                          remedy=f"use none, gelu_tanh, {', '.join(functions)}.")
-    return functions[activation](y)
 
 
 def int_matmul(x: Tensor, qdata: Tensor, zero_point: Tensor, column_sum: Tensor) -> Tensor:

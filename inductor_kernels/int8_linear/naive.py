@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from torchqx.inductor_kernels.int8_linear.aten import activate
+from torchqx.inductor_kernels.int8_linear.activations import activate
 
 
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:

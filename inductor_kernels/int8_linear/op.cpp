@@ -11,6 +11,7 @@ Finish finish_for(const std::string& activation) {
   if (activation == "relu") return finish_tile<Relu>;
   if (activation == "gelu") return finish_tile<Gelu>;
   if (activation == "gelu_tanh") return finish_tile<GeluTanh>;
+  if (activation == "quick_gelu") return finish_tile<QuickGelu>;
   if (activation == "silu") return finish_tile<Silu>;
   STD_TORCH_CHECK(false, "int8_linear: unknown activation ", activation);
 }

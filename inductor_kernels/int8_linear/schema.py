@@ -5,7 +5,6 @@ from torch import Tensor
 
 from torchqx.errors import ShapeError
 
-ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
 GATE = 14
 """Position of the argument ``gate``, which calls without one leave out."""
 

@@ -14,6 +14,7 @@ from torchqx.observers.solvers.solver import Solver, candidate
 from torchqx.transforms import ShiftScale
 
 REFINEMENTS = 2
+PROMISING = 3  # with fewer, one of some 200 sites of MiniLM and SmolLM2 missed its grid's best point
 
 
 @dataclass
@@ -28,8 +29,9 @@ class OutlierSuppressionPlusSolver(Solver):
     Attributes:
         shift: whether to shift. "auto": whichever of shifting, not shifting, and leaving the site as it is has the
             smallest loss. (A shift spoils inputs whose mass sits at one end of the range, such as GELU's outputs.)
-        steps: thresholds tried, each with and without shift if "auto". None: the released code's grid, max(100, a /
-            0.5) equal steps from the largest half-range a down to ``smallest``, keeping the first strict improvement.
+        steps: thresholds of the grid, with and without shift if "auto"; the loss is smooth in t, so every second is
+            tried first. None: the released code's grid, max(100, a / 0.5) equal steps from the largest half-range a
+            down to ``smallest``, all of them, keeping the first strict improvement.
         smallest: the grid's lower end. None: 1.0 with the released grid (0.1 for models like LLaMA), else where 95%
             of the channels are scaled. Where it would leave nothing to search, a hundredth of the largest half-range.
     """
@@ -52,11 +54,30 @@ class OutlierSuppressionPlusSolver(Solver):
         sweeps = [Sweep(problem, objective, z if z is not None and bool(z.any()) else None) for z in shifts]
         if len(sweeps) > 1 and sweeps[1].shift is None:  # nothing to shift: both are one search
             sweeps.pop()
-        # min keeps the first of equals: without shift before with, larger thresholds before smaller. The first of
-        # all, without shift at the largest threshold, leaves the site as it is.
-        found = [(sweep.at(t), sweep) for sweep in sweeps for t in self._grid(sweep)]
-        best, sweep = min(found, key=lambda pair: pair[0].loss)
+        best, sweep = self._best(sweeps)
         return best if self.steps is None else self._refined(best, sweep)
+
+    def _best(self, sweeps: list["Sweep"]) -> tuple[LinearSolution, "Sweep"]:
+        """The best point of the grids: of all their points, or of every second and the neighbours of the best three."""
+        grids = [self._grid(sweep) for sweep in sweeps]
+        found: dict[tuple[int, int], LinearSolution] = {}
+
+        def order(place: tuple[int, int]) -> tuple:
+            # Of equals the first: without shift before with, larger thresholds before smaller. The first of all,
+            # without shift at the largest threshold, leaves the site as it is.
+            return found[place].loss, place
+
+        stride = 1 if self.steps is None else 2
+        for k, grid in enumerate(grids):
+            for i in {*range(0, len(grid), stride), len(grid) - 1}:
+                found[k, i] = sweeps[k].at(grid[i])
+        if self.steps is not None:
+            beside = {(k, i + d) for k, i in sorted(found, key=order)[:PROMISING] for d in (-1, 1)}
+            for k, i in beside - found.keys():
+                if 0 <= i < len(grids[k]):
+                    found[k, i] = sweeps[k].at(grids[k][i])
+        place = min(found, key=order)
+        return found[place], sweeps[place[0]]
 
     def _grid(self, sweep: "Sweep") -> list[float]:
         top, bottom = sweep.top, self._bottom(sweep)

@@ -72,6 +72,7 @@ def test_windows_stand_side_by_side(minilm):
         token_windows(tokenizer, "one two", 4, 11)
 
 
+@pytest.mark.slow  # MiniLM is the real model that every run of the tests scores
 def test_smollm2_reproduces_its_perplexity(smollm2):
     need_data("wikitext2/test.raw")
     model, tokenizer = smollm2

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from tests.capture import capture_one
 from torchqx.fx_passes.canonicalize import canonicalize
@@ -39,3 +40,43 @@ def test_what_acts_stays(code) -> None:
 def test_a_dropout_module_in_evaluation() -> None:
     model = nn.Sequential(nn.Linear(5, 5), nn.Dropout(), nn.ReLU()).eval()
     assert targets(model, torch.randn(2, 5)) == [torch._C._nn.linear, F.relu]
+
+
+def test_a_matmul_of_flattened_rows() -> None:
+    assert targets(Conv1D(7, 5), torch.randn(2, 3, 5)) == ["t", torch._C._nn.linear]
+
+
+@pytest.mark.parametrize("code", [
+    lambda x, b, w: torch.addmm(b, x.view(-1, 5), w),
+    lambda x, b, w: torch.addmm(b, x.view(-1, 5), w).view(3, 2, 7),
+    lambda x, b, w: torch.addmm(b, x.view(-1, 5), w).view(2, 3, 7, 1),
+    lambda x, b, w: torch.addmm(b, x.view(-1, 5), w, alpha=2).view(2, 3, 7),
+    lambda x, b, w: torch.addmm(b * 2, x.view(-1, 5), w).view(2, 3, 7),
+    lambda x, b, w: torch.addmm(b, x.transpose(0, 1).reshape(-1, 5), w).view(2, 3, 7),
+], ids=["flat result", "other shape", "more dimensions", "scaled", "computed bias", "other rows"])
+def test_other_addmms_stay(code) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias, self.weight = nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(5, 7))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return code(x, self.bias, self.weight)
+
+    assert torch.addmm in targets(Model(), torch.randn(2, 3, 5))
+
+
+def test_rows_that_two_products_read() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias, self.weight = nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(5, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = x.view(-1, 5)
+            return torch.addmm(self.bias, rows, self.weight).view(x.shape) + torch.mm(rows, self.weight).view(x.shape)
+
+    names = targets(Model(), torch.randn(2, 3, 5))
+    assert torch._C._nn.linear in names
+    assert torch.mm in names
+    assert torch.addmm not in names

@@ -171,6 +171,35 @@ def test_compiled_by_inductor() -> None:
     assert "".join(sources).count("torch.ops.torchqx.few_rows_linear.default(") == 1
 
 
+class Transposed(nn.Linear):
+    """Its parameter is [K, N]: no row of weights lies dense."""
+
+    def __init__(self) -> None:
+        super().__init__(N, K, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+@pytest.mark.parametrize("recipe", [torchqx.MinMaxConfig(quantize_head=True),
+                                    torchqx.HadamardConfig(quantize_head=True)])
+def test_integer_weights_that_run_in_float(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of decoding whose matmuls the policy leaves in float; what the pass is told of their memory is so."""
+    model = quantized(nn.Sequential(nn.Linear(K, K), Transposed(), nn.Linear(N, K)), recipe, torch.randn(50, K))
+    graphs: list[GraphModule] = []
+    monkeypatch.setattr(runner, "use_few_rows_kernel", lambda gm: graphs.append(use_few_rows_kernel(gm)))
+    first, second, third = weights = [layer.weight.dequantize() for layer in model]
+    x = torch.randn(1, K)
+    with torch.no_grad():
+        y = torch.compile(model, backend="torchqx", options={"cost_model": "float", "lowering": "eager"})(x)
+        exact = F.linear(F.linear(x, first, model[0].bias) @ second, third, model[2].bias)
+    assert relative(y, exact) < 1e-5
+    (gm,) = graphs
+    assert [n.args[0].target for n in calls(gm)] == [operator.matmul]
+    shown = [n.meta["example_value"] for n in gm.graph.nodes if n.name.startswith("dequantized")]
+    assert [(w.shape, w.stride()) for w in shown] == [(w.shape, w.contiguous().stride()) for w in weights]
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_llama_that_is_fed_and_decodes(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The head of the last token, then of each token decoded."""

@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import GPT2Config
+from transformers.activations import ACT2FN
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from tests.fx_passes.rewrite import STATIC, Code, Rewritten, quantized, relative, rewrite
 from torchqx.fx_passes.fuse_epilogue import ACTIVATION, OUT_MUL, QMAX, RESIDUAL
@@ -36,6 +39,8 @@ def fused(code, *inputs, layers: int = 1, recipe=STATIC, dtype=torch.float32) ->
     (lambda x, a: F.gelu(a(x)), "gelu"),
     (lambda x, a: F.gelu(a(x), approximate="tanh"), "gelu_tanh"),
     (lambda x, a: F.silu(a(x)), "silu"),
+    (lambda x, a: ACT2FN["gelu_new"](a(x)), "gelu_tanh"),
+    (lambda x, a: ACT2FN["quick_gelu"](a(x)), "quick_gelu"),
     (lambda x, a: F.silu(a(x), inplace=True), "silu"),
 ])
 def test_activation(code, name: str) -> None:
@@ -112,3 +117,15 @@ def test_matmuls_that_ran_together_fuse_nothing() -> None:
     (node,) = result.calls(PACKED)
     assert node.args[ACTIVATION] == "none"
     assert node.args[RESIDUAL] is None
+
+
+def test_a_gpt2_mlp_is_two_matmuls() -> None:
+    """Its Conv1D flattens rows, and its activation is spelled out."""
+    model = GPT2MLP(4 * K, GPT2Config(n_embd=K)).eval()
+    x = torch.randn(2, 5, K)
+    result = rewrite(quantized(model, STATIC, x * 1.5), x, fuse=True)
+    first, second = result.calls(PACKED)
+    assert first.args[ACTIVATION] == "gelu_tanh"
+    assert second.args[0] is first
+    assert len([n for n in result.module.graph.nodes if n.op.startswith("call")]) == 3  # with the first quantizer
+    assert relative(result(), model(x).detach()) < 1e-4

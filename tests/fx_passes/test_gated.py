@@ -149,6 +149,24 @@ def test_other_splits_stay(split) -> None:
     assert gates(fused(code, layers=((K, 2 * N),), rows=34)) == []
 
 
+def test_halves_that_one_size_makes_equal_by_chance_stay_and_it_stays_free() -> None:
+    """A guard on it would be one that nothing checks: Dynamo's own are made by then."""
+    def code(x, a):
+        gate, up = a(x).split([x.shape[0], 2 * N - x.shape[0]], -1)
+        return F.silu(gate).sum() * up.sum()
+
+    model = quantized(Code(code, nn.Linear(K, 2 * N)), STATIC, torch.randn(N, K))
+    x = torch.randn(N, K)
+    torch._dynamo.mark_dynamic(x, 0)
+    guards = []
+    for fuse in (False, True):
+        nodes = rewrite(model, x, fuse=fuse).module.graph.nodes
+        sizes = next(v.shape for n in nodes if isinstance(v := n.meta.get("example_value"), torch.Tensor) and
+                     not isinstance(v.shape[0], int))
+        guards.append(len(sizes[0].node.shape_env.guards))
+    assert guards[0] == guards[1]
+
+
 def test_a_compiled_llama(monkeypatch) -> None:
     """One gated matmul per layer, the logits as without the pass, and no weight packed twice."""
     torch.manual_seed(0)

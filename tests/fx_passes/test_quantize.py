@@ -65,6 +65,7 @@ def test_experts_in_every_granularity(settings: dict) -> None:
     recipe = torchqx.MinMaxConfig(**{"activation": "token"} | settings)
     inputs = a.inputs(2, 12)
     model = a.build()
+    model.model.layers = model.model.layers[:1]
     with torch.no_grad():
         expected = model(**inputs).logits
     model = torchqx.quantize(model, recipe, [inputs])
@@ -73,7 +74,7 @@ def test_experts_in_every_granularity(settings: dict) -> None:
         result = torch.compile(model, backend="torchqx", options={"lowering": "eager"})(**inputs).logits
     real = inputs["attention_mask"].bool()
     assert relative(result[real], expected[real]) < 0.05
-    assert sum("experts" in s.key and s.status == "quantized" for s in torchqx.explain(model).sites) == 4
+    assert sum("experts" in s.key and s.status == "quantized" for s in torchqx.explain(model).sites) == 2
 
 
 def attention(x, q, k, v):

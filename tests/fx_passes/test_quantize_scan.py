@@ -1,15 +1,24 @@
 """Parts of the rewriting of scans: which record is a site's, what a missing scale says, how the cache moves on."""
 
+import gc
+import weakref
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import torchqx
 from tests.capture import capture_one
+from tests.state_space_blocks import Mamba, Mamba2, batch, build
+from torchqx import runner
 from torchqx.fx_passes.constants import expression
+from torchqx.fx_passes.quantize import QuantizedGraph, quantize_graph
 from torchqx.fx_passes.quantize_scan import ScanStructure, carried_record, shift_in_, structure_of
 from torchqx.plan import SiteRecord, records_to_json
+from torchqx.session import SESSIONS
+from torchqx.watched import plain_part
 
 
 def weight(*records: SiteRecord) -> SimpleNamespace:
@@ -67,7 +76,36 @@ def test_a_value_as_a_function_of_parameters():
 
     gm, _ = capture_one(Model(), torch.randn(3, 4))
     view = next(n for n in gm.graph.nodes if n.target == "view")
-    sources, module = expression(gm, view)
+    sources, module = expression(view)
     values = [torch.randn(3), torch.randn(3)]
     named = dict(zip(("a" if "_a_" in n.name else "b" for n in sources), values, strict=True))
     torch.testing.assert_close(module(*values), (named["b"] - named["a"].exp()).view(3, 1))
+
+
+@pytest.mark.parametrize("kind", [Mamba, Mamba2])
+def test_what_is_derived_outlives_its_graph_and_serves_the_next(kind: type, monkeypatch: pytest.MonkeyPatch):
+    """The model's weights keep it; they must not keep the graphs that asked for it."""
+    watched: list[weakref.ref] = []
+
+    def watch(gm: torch.fx.GraphModule, *args: Any) -> QuantizedGraph:
+        graph = quantize_graph(gm, *args)
+        watched.extend(map(weakref.ref, (gm, gm.graph, graph.module.graph)))
+        return graph
+
+    monkeypatch.setattr(runner, "quantize_graph", watch)
+    recipe, derived = torchqx.QuambaConfig(), []
+    with torch.no_grad():
+        model = torchqx.quantize(build(kind), recipe, [(batch(1),)])
+        for _ in range(2):
+            torch._dynamo.reset()
+            compiled = torch.compile(model, backend="torchqx", options={"lowering": "eager", "recipe": recipe})
+            compiled(batch(9))
+            made = [SESSIONS.get(recipe).derived.get(plain_part(p)) or {} for p in model.parameters()]
+            derived.append([t for by_build in made for _, t in by_build.values()])
+            del compiled
+    torch._dynamo.reset()
+    gc.collect()
+    assert len(watched) == 2 * 3
+    assert [ref for ref in watched if ref() is not None] == []
+    assert derived[0]
+    assert [id(t) for t in derived[0]] == [id(t) for t in derived[1]]

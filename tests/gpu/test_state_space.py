@@ -43,10 +43,10 @@ def test_quantized_models(kind: type, steps: bool, kernels: set[str]) -> None:
 
 
 @pytest.mark.parametrize(("name", "scan", "recipe", "dynamic"), [
-    ("mamba", "scan_channels", torchqx.OutlierSuppressionPlusConfig(), False),
     ("mamba", "scan_channels", torchqx.QuambaConfig(), True),
     ("mamba2", "scan_head", torchqx.OutlierSuppressionPlusConfig(), True),
-    ("mamba2", "scan_head", torchqx.QuambaConfig(), False)])
+    pytest.param("mamba", "scan_channels", torchqx.OutlierSuppressionPlusConfig(), False, marks=pytest.mark.slow),
+    pytest.param("mamba2", "scan_head", torchqx.QuambaConfig(), False, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_models_of_transformers(name: str, scan: str, recipe: Any, dynamic: bool) -> None:
     """The first recipe leaves scans in float, the second has them read and write codes."""

@@ -1,7 +1,7 @@
 """Two ranks calibrate one model on different data and end with one solution: that of all the data."""
 
 from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,29 +34,6 @@ def parameters_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
             if isinstance(p, QuantizedWeight) for part in ("qdata", "scale", "per_tensor_scale")}
 
 
-def test_ranks_agree_on_the_scales_of_scans(tmp_path: Path) -> None:
-    mp.spawn(calibrate_scans, (str(tmp_path),), nprocs=2)
-    together = torchqx.quantize(build(), SCANS, [(batch(seed),) for seed in range(2)])
-    scales = {s.key: s.scales for s in torchqx.explain(together).sites if s.scales}
-    assert len(scales) == 4
-    assert [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)] == [scales] * 2
-
-
-def calibrate_scans(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    model = torchqx.prepare(build(), SCANS)
-    model(batch(rank))
-    try:
-        torchqx.convert(model)
-        torch.save({s.key: s.scales for s in torchqx.explain(model).sites if s.scales}, f"{folder}/rank{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-def test_ranks_that_saw_different_scans_are_told(tmp_path: Path) -> None:
-    mp.spawn(calibrate_other_scans, (str(tmp_path),), nprocs=2)
-
-
 class Gated(Mamba):
     """The scan is multiplied by z, or it is left out."""
 
@@ -70,37 +47,72 @@ class Gated(Mamba):
         return self.out_proj(u.transpose(1, 2))
 
 
-def calibrate_other_scans(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
-                            timeout=timedelta(seconds=30))
-    try:
-        for gated, scanned in ((rank == 0, True), (False, rank == 0)):
-            model = torchqx.prepare(Gated().eval().requires_grad_(False), SCANS)
-            model(batch(rank), gated, scanned)
-            with pytest.raises(PlanMismatchError, match="different sites"):
-                torchqx.convert(model)
-    finally:
-        dist.destroy_process_group()
-
-
-def calibrate(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def calibrate_linears(rank: int) -> dict[str, torch.Tensor]:
     model = torchqx.prepare(make_model(), RECIPE)
     model(batches()[rank])
     keys = torch.cat([state.rows.keys for state in model.__dict__[SESSION].states_in(model)])
+    torchqx.convert(model)
+    return parameters_of(model) | {"keys": keys}
+
+
+def calibrate_scans(rank: int) -> dict[str, Any]:
+    model = torchqx.prepare(build(), SCANS)
+    model(batch(rank))
+    torchqx.convert(model)
+    return {s.key: s.scales for s in torchqx.explain(model).sites if s.scales}
+
+
+def calibrate_different_scans(rank: int) -> list[str]:
+    """What the ranks are told, of which first one saw a gate, then one the scan."""
+    told = []
+    for gated, scanned in ((rank == 0, True), (False, rank == 0)):
+        model = torchqx.prepare(Gated().eval().requires_grad_(False), SCANS)
+        model(batch(rank), gated, scanned)
+        try:
+            torchqx.convert(model)
+        except PlanMismatchError as error:
+            told.append(str(error))
+    return told
+
+
+CASES = {"linears": calibrate_linears, "scans": calibrate_scans, "different_scans": calibrate_different_scans}
+
+
+def run_rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
+                            timeout=timedelta(seconds=30))
     try:
-        torchqx.convert(model)
-        torch.save(parameters_of(model) | {"keys": keys}, f"{folder}/rank{rank}.pt")
+        torch.save({name: case(rank) for name, case in CASES.items()}, f"{folder}/rank{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def test_ranks_agree_with_one_process_that_saw_all_data(tmp_path: Path) -> None:
-    mp.spawn(calibrate, (str(tmp_path),), nprocs=2)
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each case gave on each rank; one start of the processes costs as much as all cases together."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(run_rank, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def test_ranks_agree_on_the_scales_of_scans(ranks: list[dict[str, Any]]) -> None:
+    together = torchqx.quantize(build(), SCANS, [(batch(seed),) for seed in range(2)])
+    scales = {s.key: s.scales for s in torchqx.explain(together).sites if s.scales}
+    assert len(scales) == 4
+    assert [rank["scans"] for rank in ranks] == [scales] * 2
+
+
+def test_ranks_that_saw_different_scans_are_told(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert len(rank["different_scans"]) == 2
+        assert all("different sites" in told for told in rank["different_scans"])
+
+
+def test_ranks_agree_with_one_process_that_saw_all_data(ranks: list[dict[str, Any]]) -> None:
     together = parameters_of(torchqx.quantize(make_model(), RECIPE, batches()))
-    ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
+    first, second = (rank["linears"] for rank in ranks)
     assert together
     for name, value in together.items():
-        assert torch.equal(ranks[0][name], value), name
-        assert torch.equal(ranks[1][name], value), name
-    assert not set(ranks[0]["keys"].flatten().tolist()) & set(ranks[1]["keys"].flatten().tolist())
+        assert torch.equal(first[name], value), name
+        assert torch.equal(second[name], value), name
+    assert not set(first["keys"].flatten().tolist()) & set(second["keys"].flatten().tolist())

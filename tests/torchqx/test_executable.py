@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor.scheduler import Scheduler
 
 import torchqx
 from tests.torchqx.small import EAGER, RECIPE, Net, batch, error
@@ -176,3 +177,40 @@ def test_a_failed_lowering_leaves_nothing_half_made(model: nn.Module, monkeypatc
             compiled(batch())
     monkeypatch.setattr(module, "compile_fx", real)
     assert error(compiled(batch()), model(batch())) < ROUNDING
+
+
+class Turned(nn.Module):
+    """Layers that all read one tensor that is computed before the first, as position embeddings are."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(depth))
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        turn = positions.cos()
+        for layer in self.layers:
+            x = torch.relu(layer(x)) * turn
+        return x
+
+
+def pairs_tried(monkeypatch: pytest.MonkeyPatch, depth: int) -> int:
+    """Of nodes that Inductor's scheduler tries to fuse; it gets no further."""
+    tried, can_fuse = [], Scheduler.can_fuse
+
+    def stop(self: Any) -> None:
+        raise RuntimeError("scheduled")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Scheduler, "can_fuse", lambda *args, **named: tried.append(1) or can_fuse(*args, **named))
+        patch.setattr(Scheduler, "codegen", stop)
+        data = torch.randn(5, 32), torch.randn(5, 32)
+        compiled = torch.compile(torchqx.quantize(Turned(depth), RECIPE, [data]), backend="torchqx")
+        with pytest.raises(Exception, match="scheduled"):
+            compiled(*data)
+    return len(tried)
+
+
+def test_attempts_to_fuse_grow_in_proportion_to_the_layers(monkeypatch: pytest.MonkeyPatch):
+    few, many = pairs_tried(monkeypatch, 12), pairs_tried(monkeypatch, 36)
+    assert few > 12
+    assert many < 3.5 * few

@@ -10,8 +10,11 @@ from torch import nn
 
 import torchqx
 from tests.torchqx.settings import CALIBRATION, EAGER, MODELS, batch, quantize, result
-from torchqx import MinMaxConfig, OutlierSuppressionPlusConfig
+from torchqx import HadamardConfig, MinMaxConfig, OutlierSuppressionPlusConfig
+from torchqx.cost_model import Choice
 from torchqx.plan import SiteRecord, records_from_json, records_to_json
+from torchqx.recipe import AffineRecipe
+from torchqx.session import SESSIONS
 
 RECIPE = OutlierSuppressionPlusConfig(grid_steps=3, shift=True, activation="static", exclude=["*down_proj*"])
 
@@ -127,3 +130,65 @@ def test_layers_compiled_on_their_own_have_full_names() -> None:
     assert len(keys) == 8
     norms = {s.key for s in torchqx.explain(model).sites if s.kind == "norm"}
     assert {f"encoder.layer.{i}.output.LayerNorm:norm:0" for i in range(2)} <= norms
+
+
+TOKEN = MinMaxConfig(activation="token", calibration_steps=1)
+ROTATED = HadamardConfig(activation="static", calibration_steps=1)
+
+
+def live(model: nn.Module, recipe: AffineRecipe) -> nn.Module:
+    """``model`` compiled, and calibrated on one batch."""
+    compiled = torch.compile(model, backend="torchqx", options=EAGER | {"recipe": recipe})
+    for seed in range(2):
+        result(compiled, batch(seed))
+    return compiled
+
+
+def test_of_two_recipes_compiled_one_after_the_other_the_second_is_told_of() -> None:
+    model, alone = MODELS["llama"](), torchqx.explain(live(MODELS["llama"](), ROTATED))
+    live(model, TOKEN)
+    second = live(model, ROTATED)
+    assert torchqx.explain(second).sites == torchqx.explain(model).sites == alone.sites
+    live(model, MinMaxConfig(activation="token", calibration_steps=2))
+    assert {s.kind for s in torchqx.explain(model).sites} < {s.kind for s in alone.sites}, "no embedding is rotated"
+
+
+def test_choices_are_those_under_the_recipe_that_acts() -> None:
+    model, key = MODELS["llama"](), "model.layers.0.mlp.down_proj:linear:0"
+    live(model, TOKEN)
+    SESSIONS.get(TOKEN).note_choice(model.model.layers[0].mlp.down_proj.weight, 64, Choice("int8", 2.0))
+    assert torchqx.explain(model)[key].expected_gain == 2.0
+    live(model, ROTATED)
+    assert torchqx.explain(model)[key].expected_gain is None
+
+
+def test_layers_compiled_with_recipes_of_their_own() -> None:
+    model = MODELS["bert"](2)
+    for layer, recipe in zip(model.encoder.layer, (TOKEN, ROTATED), strict=True):
+        layer.compile(backend="torchqx", options=EAGER | {"recipe": recipe})
+    for seed in range(2):
+        result(model, batch(seed))
+    report = torchqx.explain(model)
+    found = [report[f"encoder.layer.{i}.intermediate.dense:linear:0"] for i in range(2)]
+    assert [s.activation.split()[-1] for s in found] == ["dynamic", "static"]
+    assert [len(s.transforms) for s in found] == [0, 1]
+
+
+def test_preparing_and_converting_start_a_new_report() -> None:
+    """Also of a model that ran compiled before, and after a recipe with which every site stayed float."""
+    model, alone = MODELS["llama"](), torchqx.explain(quantize(MODELS["llama"](), TOKEN))
+    live(model, ROTATED)
+    quantize(model, MinMaxConfig(error_budget=1e-9, error_limit=1e-9))
+    assert {s.status for s in torchqx.explain(model).sites} == {"float", "skipped"}
+    torchqx.prepare(model, TOKEN)
+    result(model, CALIBRATION[0])
+    assert {s.status for s in torchqx.explain(model).sites} == {"calibrating", "skipped"}
+    torchqx.abandon(model)
+    assert {s.status for s in torchqx.explain(model).sites} == {"float", "skipped"}
+    assert torchqx.explain(quantize(model, TOKEN)).sites == alone.sites
+
+
+def test_compiling_what_stayed_float_starts_a_new_report() -> None:
+    model = quantize(MODELS["llama"](), MinMaxConfig(error_budget=1e-9, error_limit=1e-9))
+    compiled = live(model, TOKEN)
+    assert {s.status for s in torchqx.explain(compiled).sites} == {"quantized", "skipped"}

@@ -218,7 +218,7 @@ def test_projections_only():
         ("skipped", "computed in float by one operator")}
 
 
-ALIKE = ("bamba", "granitemoehybrid", "nemotron_h", "zamba")
+ALIKE = ("bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "nemotron_h", "zamba")
 """Of the kind of others: their sites and plans are tested with all hosts."""
 
 

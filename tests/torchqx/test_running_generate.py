@@ -25,7 +25,8 @@ def generate(model: GenerationMixin, inputs: dict[str, Tensor], cache: str | Non
                           return_dict_in_generate=True, pad_token_id=0, eos_token_id=None)
 
 
-@pytest.mark.parametrize(("name", "cache"), [("llama", None), ("llama", "static"), ("opt", None), ("gpt2", "static")])
+@pytest.mark.parametrize(("name", "cache"), [
+    ("llama", None), ("llama", "static"), ("gpt2", "static"), pytest.param("opt", None, marks=pytest.mark.slow)])
 def test_generate_after_live_calibration(name: str, cache: str | None):
     architecture = ARCHITECTURES[name]
     batches = [architecture.inputs(rows, length) for rows, length in ((2, 9), (2, 12))]
@@ -62,6 +63,6 @@ def test_generate_itself_may_calibrate():
     model, expected = architecture.build(), generate(architecture.build(), inputs, None)
     model.compile(backend="torchqx", options=LIVE)
     found = generate(model, inputs, None)
-    assert [error(y, e) for y, e in zip(found.logits, expected.logits, strict=True)][:2] == [0.0, 0.0]
-    assert error(found.logits[2], expected.logits[2]) > 0
+    errors = [error(y, e) for y, e in zip(found.logits, expected.logits, strict=True)]
+    assert max(errors[:2]) < 1e-6 < errors[2]
     assert set(calls(model)) == {0, 2}

@@ -12,7 +12,7 @@ from torchqx.quantizers import AffineQuantizer
 from torchqx.recipe import AffineRecipe
 from torchqx.rotations import Hadamard
 from torchqx.site_state import Operation, SiteState
-from torchqx.solve import describe, outlier_ratio, solve_site, stored_bytes
+from torchqx.solve import FEW_ROWS, describe, outlier_ratio, solve_site, stored_bytes
 from torchqx.storage_matmul import matmul_rows
 
 K = 32
@@ -78,10 +78,28 @@ def test_a_static_range_has_to_hold_for_other_rows(rows: int, kind: str) -> None
     assert ("is over the error budget" in made.record.reason) == (rows == 8)
 
 
-def test_a_single_row_supports_no_static_range() -> None:
+def test_of_a_single_row_nothing_is_known_of_others() -> None:
+    """A range of its own where the recipe allows that; else the report says so, instead of giving a number."""
     made, weights = state(MinMaxConfig(), torch.randn(1, K))
     solve_site(made, weights)
     assert made.record.activation == "u8 affine per token, dynamic"
+    assert made.record.reason == "u8 affine per tensor, static: calibrated on 1 row, which tells nothing of others"
+    assert list(made.record.errors) == ["u8 affine per token, dynamic"]
+
+    made, weights = state(MinMaxConfig(activation="static"), torch.randn(1, K))
+    solve_site(made, weights)
+    assert made.record.status == "quantized"
+    assert made.record.reason == "calibrated on 1 row, which tells nothing of others"
+    assert (made.record.error, made.record.errors) == (None, {})
+
+
+@pytest.mark.parametrize(("rows", "activation", "said"), [(2, "static", True), (FEW_ROWS - 1, "static", True),
+                                                          (FEW_ROWS, "static", False), (2, "token", False)])
+def test_few_rows_are_said_to_be_few(rows: int, activation: str, said: bool) -> None:
+    made, weights = state(MinMaxConfig(activation=activation), torch.randn(rows, K))
+    solve_site(made, weights)
+    assert made.record.reason == (f"calibrated on {rows} rows: the error is a rough estimate" if said else "")
+    assert made.record.error > 0
 
 
 def test_static_where_asked_for_whatever_its_error() -> None:

@@ -12,7 +12,7 @@ from torchqx.inductor_kernels.int8_linear import (
     load,
     pack_int8_weight,
 )
-from torchqx.inductor_kernels.int8_linear.aten import activate
+from torchqx.inductor_kernels.int8_linear.activations import activate
 from torchqx.inductor_kernels.int8_linear.cpu import first_call
 from torchqx.inductor_kernels.int8_linear.naive import int8_linear_naive
 

@@ -1,8 +1,6 @@
 """How the operators get to their Triton kernels, and when they do not."""
 
 import contextlib
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -56,10 +54,3 @@ def test_called_on_a_device(monkeypatch: pytest.MonkeyPatch):
 def test_operands_that_do_not_fit_are_refused():
     with pytest.raises(ShapeError, match="dt has the shape"):
         gpu.state_update(triton_launch.named(op.default, (), mamba(1, 20, 16) | {"dt": torch.zeros(1, 19)}))
-
-
-def test_importable_without_triton():
-    names = ", ".join(("causal_conv1d", "chunk_scan", "selective_scan", "state_update"))
-    code = f"import sys; sys.modules['triton'] = None; from torchqx.inductor_kernels import {names}; print('imported')"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.stdout.endswith("imported\n"), result.stderr

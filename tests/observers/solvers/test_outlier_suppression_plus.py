@@ -14,6 +14,7 @@ from torchqx.observers.solvers import (
     Sample,
     SmoothQuantSolver,
 )
+from torchqx.observers.solvers import outlier_suppression_plus as module
 from torchqx.quantizers import AffineQuantizer
 
 TOKEN = AffineQuantizer(granularity="token", dynamic=True)
@@ -81,10 +82,27 @@ def test_the_default_grid_is_as_good_as_the_released_one(problem_of, evaluations
     x = torch.randn(200, 63, generator=generator) * (torch.randn(63, generator=generator) * 1.5).exp() * size
     problem = problem_of(x, (40, 33), activation=activation)
     default = OutlierSuppressionPlusSolver().solve(problem)
-    assert len(evaluations) <= 35
+    assert len(evaluations) <= 26
     released = OutlierSuppressionPlusSolver(steps=None).solve(problem)
     assert len(evaluations) >= 200
     assert default.loss <= 1.03 * released.loss
+
+
+@pytest.mark.parametrize("activation", [AffineQuantizer(), TOKEN])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_part_of_the_grid_finds_the_best_point_of_the_whole(problem_of, monkeypatch, evaluations, activation, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(200, 63, generator=generator) * (torch.randn(63, generator=generator) * 1.5).exp() + torch.randn(
+        63, generator=generator)
+    problem = problem_of(x, (40, 33), seed=seed, activation=activation)
+    part = OutlierSuppressionPlusSolver().solve(problem)
+    tried = len(evaluations)
+    monkeypatch.setattr(module, "PROMISING", 1000)
+    whole = OutlierSuppressionPlusSolver().solve(problem)
+    assert len(evaluations) - tried >= 28
+    assert tried <= 26
+    assert part.threshold == whole.threshold
+    assert torch.equal(part.scale, whole.scale)
 
 
 def test_the_released_grid(problem_of, evaluations):

@@ -1,0 +1,15 @@
+"""Removes what a rewrite left without a reader."""
+
+from torch.fx import Node
+
+
+def erase_upwards(node: Node) -> None:
+    """Erase ``node``, and the ops above it that nothing reads any more."""
+    queue = [node]
+    while queue:
+        dead = queue.pop()
+        if dead.users or dead.op not in ("call_function", "call_method"):
+            continue
+        parents = dead.all_input_nodes
+        dead.graph.erase_node(dead)
+        queue += [p for p in parents if not p.users]
