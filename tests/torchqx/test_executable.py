@@ -211,6 +211,6 @@ def pairs_tried(monkeypatch: pytest.MonkeyPatch, depth: int) -> int:
 
 
 def test_attempts_to_fuse_grow_in_proportion_to_the_layers(monkeypatch: pytest.MonkeyPatch):
-    few, many = pairs_tried(monkeypatch, 12), pairs_tried(monkeypatch, 36)
-    assert few > 12
-    assert many < 3.5 * few
+    few, many = pairs_tried(monkeypatch, 10), pairs_tried(monkeypatch, 30)
+    assert few > 10
+    assert many < 5 * few  # all pairs would be 9 times as many
