@@ -6,6 +6,7 @@
 No spelling is looked for. A region of pointwise ops with one tensor going in and one coming out is a function of one
 number, and is compared with the known ones in float64: GPT-2's, BLOOM's and Gemma's are then one function, CLIP's and
 exact GELU by ``erf`` two others. A model in bfloat16 rounds after each op of the region; the named function only once.
+Under ``dynamic=True`` Dynamo makes inputs of the model's constants, and nothing is named.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.fx import GraphModule, Node
 
 from torchqx.fx_passes.erase import erase_upwards
@@ -94,12 +96,14 @@ def _region(source: Node, end: Node) -> list[Node] | None:
             order.append(node)
     private = all(node is end or set(node.users) <= inside for node in order)
     before, after = fake(source), fake(end)
-    same = before is not None and after is not None and before.dtype == after.dtype
+    same = before is not None and after is not None and before.dtype == after.dtype and before.dtype.is_floating_point
     return order if private and same and not written_between(source, source, end) else None
 
 
 def _is_pointwise(node: Node) -> bool:
     """An op of tensors and written numbers that changes nothing."""
+    if isinstance(node.target, OpOverload | OpOverloadPacket) and not str(node.target).startswith(("aten.", "prims.")):
+        return False  # somebody else's, whatever its name
     arguments = [*node.args, *node.kwargs.values()]
     return op_name(node) in POINTWISE and written(node) is None and fake(node) is not None and \
         all(isinstance(a, int | float) or (isinstance(a, Node) and fake(a) is not None) for a in arguments)

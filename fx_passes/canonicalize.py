@@ -12,8 +12,8 @@ from torch.nn import Parameter
 
 from torchqx.fx_passes.activations import name_activations
 from torchqx.fx_passes.erase import erase_upwards
-from torchqx.fx_passes.in_place import written_between
-from torchqx.fx_passes.sites.ops import fake, op_name, same_rows, same_size
+from torchqx.fx_passes.in_place import memory_of, written_between
+from torchqx.fx_passes.sites.ops import fake, op_name, same_size
 
 
 def canonicalize(gm: GraphModule) -> GraphModule:
@@ -48,20 +48,31 @@ def _unflatten(product: Node) -> None:
     if product.kwargs or len(product.args) != 3 or len(product.users) != 1:
         return
     bias, rows, weight = product.args
-    result, x = next(iter(product.users)), same_rows(rows)
-    if op_name(result) not in ("view", "reshape") or not isinstance(fake(weight), Parameter) or fake(weight).ndim != 2:
+    result = next(iter(product.users))
+    if not (_reshapes(result) and _reshapes(rows)) or not isinstance(fake(weight), Parameter) or fake(weight).ndim != 2:
         return
+    x = rows.args[0]
     vector = isinstance(fake(bias), Parameter) and fake(bias).shape == fake(weight).shape[1:]
     leads = fake(x).shape[:-1], fake(result).shape[:-1]
     if not vector or len(leads[0]) != len(leads[1]) or not all(map(same_size, *leads)):
         return
     if not same_size(fake(result).shape[-1], fake(weight).shape[1]) or written_between(x, x, product):
         return
+    if not same_size(fake(x).shape[-1], fake(weight).shape[0]):
+        return
     graph = product.graph
     with graph.inserting_before(product):
         turned = graph.call_method("t", (weight,))
         turned.meta["example_value"] = fake(weight).t()
         linear = graph.call_function(torch._C._nn.linear, (x, turned, bias))
-    linear.meta.update(result.meta)
+    linear.meta.update(product.meta | {"example_value": fake(result)})  # a site is named after its product
     result.replace_all_uses_with(linear)
     erase_upwards(result)
+
+
+def _reshapes(node: Node) -> bool:
+    """A view, in the same dtype, of the tensor it is called on."""
+    if op_name(node) not in ("view", "reshape") or fake(node) is None or fake(node.args[0]) is None:
+        return False
+    memory = memory_of(node)
+    return fake(node).dtype == fake(node.args[0]).dtype and memory is not None and memory == memory_of(node.args[0])

@@ -2,13 +2,15 @@
 
 from torch.fx import Node
 
+from torchqx.fx_passes.in_place import written
+
 
 def erase_upwards(node: Node) -> None:
     """Erase ``node``, and the ops above it that nothing reads any more."""
     queue = [node]
     while queue:
         dead = queue.pop()
-        if dead.users or dead.op not in ("call_function", "call_method"):
+        if dead.users or dead.op not in ("call_function", "call_method") or written(dead) is not None:
             continue
         parents = dead.all_input_nodes
         dead.graph.erase_node(dead)

@@ -60,8 +60,8 @@ class _OutScale(_Spread):
 
     __name__ = "out_scale"
 
-    def __call__(self, weights: list[QuantizedWeight], _: list) -> Tensor:
-        return super().__call__(weights, _).reciprocal()
+    def __call__(self, weights: list[QuantizedWeight], others: list) -> Tensor:
+        return super().__call__(weights, others).reciprocal()
 
 
 def fuse_codes(graph: QuantizedGraph) -> None:

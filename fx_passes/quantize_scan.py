@@ -124,8 +124,8 @@ class _Multiplier(_Scales):
     def __name__(self) -> str:
         return f"{self.role}_multiplier"
 
-    def __call__(self, weights: list[QuantizedWeight], _: list) -> Tensor:
-        return (1 / super().__call__(weights, _)).view(self.shape)
+    def __call__(self, weights: list[QuantizedWeight], others: list) -> Tensor:
+        return (1 / super().__call__(weights, others)).view(self.shape)
 
 
 def zero(weights: list[QuantizedWeight], _: list) -> Tensor:

@@ -41,7 +41,7 @@ def torchqx_backend(gm: GraphModule, example_inputs: Sequence[Any], *, options: 
     """Quantize and compile a graph from Dynamo.
 
     A model whose weights are quantized runs on its integers at once. A float model calibrates on its first calls,
-    whose results are the float model's, then runs quantized; its parameters stay as they are.
+    whose results are the float model's to rounding, then runs quantized; its parameters stay as they are.
 
     Args:
         options: ``recipe`` (default OutlierSuppressionPlusConfig()), ``calibration_steps`` (default the recipe's),

@@ -48,12 +48,17 @@ class Watch:
     Args:
         states: one list per linear site of the graph: the state of each of its operations.
         digest: of the call; a state that has seen it before counts the call and looks at nothing.
+
+    Attributes:
+        open: sites that look at this call, with the states that take its statistics.
+        counting: the states that calibrate, whether they look at it or not.
         call: the call as it is remembered, if it is.
     """
 
     def __init__(self, states: dict[LinearSite, list[SiteState]], regions: dict[LinearSite, Region | None],
-                 padding: Tensor | None, digest: bytes = b"", call: Call | None = None) -> None:
-        self.padding, self.regions, self.digest, self.call = padding, regions, digest, call
+                 padding: Tensor | None, digest: bytes = b"") -> None:
+        self.padding, self.regions, self.digest = padding, regions, digest
+        self.call: Call | None = None
         self.open: list[tuple[LinearSite, SiteState]] = []
         self.counting: dict[SiteState, None] = {}
         for site, members in states.items():
@@ -147,9 +152,9 @@ class Calibration:
                                     self.runner.names, heads=fold == "all")
                 self.runner.tell(args, found)
             watch = Watch(states, self.regions, self.padding(args), digest_of(self.runner.gm.code, args))
-            if watch.open or not watch.counting:
+            if watch.open:
                 watch.call = self.session.remember(self.runner, args)
-        before = watch_scans(self.sites, states, self.session.recipe, watch.padding)
+        before = watch_scans(self.sites, states, {s for _, s in watch.open}, self.session.recipe, watch.padding)
         interpreter = ObservingInterpreter(self.runner.gm, watch.activations(), watch.kept(), before)
         with torch.no_grad():
             outputs = interpreter.run(*args)

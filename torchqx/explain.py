@@ -91,7 +91,8 @@ def _reason(site: SiteRecord) -> str:
 def explain(model: Module) -> Report:
     """Every site of ``model`` (or of the model inside ``torch.compile``'s wrapper) with its decision.
 
-    Of a model that was quantized or compiled several times, with one recipe after the other, the last one's.
+    Of a model that was quantized or compiled with one recipe after the other, those of the recipe whose graph was bound
+    last.
 
     Raises:
         NotPreparedError: nothing has been traced yet and no weight is quantized.

@@ -1,6 +1,6 @@
 """State-space sites in calibration: who watches which call, and what is solved along with which matmul."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,13 @@ from torchqx.scan_state import ScanState
 from torchqx.site_state import SiteState
 
 
-def watch_scans(sites: GraphSites, states: dict[LinearSite, list[SiteState]],
+def watch_scans(sites: GraphSites, states: dict[LinearSite, list[SiteState]], looking: Collection[SiteState],
                 recipe: AffineRecipe, padding: Tensor | None) -> dict[Node, Callable[[dict[str, Any]], None]]:
     """Operator's node -> what to call with its arguments by name, for the sites that still calibrate.
 
     Args:
         states: one list per linear site of the graph: the state of each of its operations.
+        looking: those to which the call shows something new.
         padding: the call's mask [B, L], nonzero for real steps.
     """
     quantization = recipe.scan_quantization()
@@ -33,7 +34,8 @@ def watch_scans(sites: GraphSites, states: dict[LinearSite, list[SiteState]],
         if not state.calibrating:
             follow_carrier(state)
             continue
-        watched[site.node] = partial(scan.observe, site, padding)
+        if state in looking:
+            watched[site.node] = partial(scan.observe, site, padding)
         for member in (member for linear in site.x_readers for member in states[linear]):
             member.range_from = scan
     return watched

@@ -170,7 +170,8 @@ def _why(attempts: list[Attempt], chosen: Attempt, recipe: AffineRecipe) -> str:
         return chosen.doubt
     known = isfinite(first.error) or not first.doubt
     problem = f"{first.error:.3g} is over the error budget" if known else first.doubt
-    return f"{describe(first.quantizer)}: {problem}" + (", as is every other quantizer" if chosen is first else "")
+    reason = f"{describe(first.quantizer)}: {problem}" + (", as is every other quantizer" if chosen is first else "")
+    return "; ".join(dict.fromkeys(filter(None, (reason, chosen.doubt if known else ""))))
 
 
 def describe(q: AffineQuantizer) -> str:

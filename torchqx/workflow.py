@@ -45,7 +45,7 @@ def unwrap(model: Module) -> Module:
 
 
 def prepare(model: Module, recipe: AffineRecipe) -> Module:
-    """From now on ``model``'s calls calibrate; their results stay the float model's. Returns ``model``.
+    """From now on ``model``'s calls calibrate; their results stay the float model's, to rounding. Returns ``model``.
 
     Raises:
         AlreadyQuantizedError: it is quantized, or prepared, already.

@@ -28,7 +28,7 @@ EPILOGUES = (
     Epilogue("per token", bias=False, per_token=True, dtype=torch.float32),
     Epilogue("unsigned codes", unsigned=True, dtype=torch.float32),
     Epilogue("bias"),
-    *(Epilogue(f"bias, {name}", activation=name) for name in ("relu", "gelu", "gelu_tanh", "silu")),
+    *(Epilogue(f"bias, {name}", activation=name) for name in ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu")),
     Epilogue("bias, residual", residual=True),
     Epilogue("bias, gelu, requantize", activation="gelu", requantize=True),
     Epilogue("per token, bias, silu, residual, requantize", activation="silu", residual=True, requantize=True,

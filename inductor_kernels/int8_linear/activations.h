@@ -107,20 +107,16 @@ struct GeluTanh {
   }
 };
 
-struct QuickGelu {
+// x * sigmoid(kThousandths / 1000 * x)
+template <int kThousandths> struct Swish {
   void operator()(Floats& x) const {
     Floats gate;
-    TORCHQX_EACH gate[v] = _mm512_mul_ps(x[v], _mm512_set1_ps(1.702f));
+    TORCHQX_EACH gate[v] = _mm512_mul_ps(x[v], _mm512_set1_ps(kThousandths / 1000.f));
     times_sigmoid(x, gate);
   }
 };
 
-struct Silu {
-  void operator()(Floats& x) const {
-    Floats gate;
-    TORCHQX_EACH gate[v] = x[v];
-    times_sigmoid(x, gate);
-  }
-};
+using Silu = Swish<1000>;
+using QuickGelu = Swish<1702>;
 
 }  // namespace torchqx

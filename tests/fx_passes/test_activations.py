@@ -69,6 +69,25 @@ def test_others_stay(code) -> None:
     assert not {"gelu", "silu", "quick_gelu"} & {name for name, _ in named(code)}
 
 
+def test_complex_numbers_stay() -> None:
+    gm, inputs = capture_one(ACT2FN["gelu_new"], torch.randn(5, dtype=torch.complex64))
+    name_activations(gm)
+    torch.testing.assert_close(gm(*inputs)[0], ACT2FN["gelu_new"](inputs[0]))
+
+
+def test_an_operator_of_somebody_else_is_not_run() -> None:
+    def square(x: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        return x.clone()
+
+    library = torch.library.Library("activations_test", "DEF")
+    library.define("square(Tensor x) -> Tensor")
+    library.impl("square", square, "CompositeExplicitAutograd")
+    gm, _ = capture_one(lambda x: x * torch.sigmoid(torch.ops.activations_test.square(x)), torch.randn(5))
+    names = [op_name(n) for n in name_activations(gm).graph.nodes if n.op == "call_function"]
+    assert names == ["square", "sigmoid", "mul"]
+
+
 def test_a_second_tensor_stays_out() -> None:
     assert named(lambda x, y: y * torch.sigmoid(x), torch.randn(5), torch.randn(5)) == [("sigmoid", {}), ("mul", {})]
 

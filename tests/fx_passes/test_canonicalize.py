@@ -46,6 +46,12 @@ def test_a_matmul_of_flattened_rows() -> None:
     assert targets(Conv1D(7, 5), torch.randn(2, 3, 5)) == ["t", torch._C._nn.linear]
 
 
+def written_later(x: Tensor) -> Tensor:
+    rows = x.reshape(-1, 5)
+    x[..., 0] = 100.0
+    return rows
+
+
 @pytest.mark.parametrize("code", [
     lambda x, b, w: torch.addmm(b, x.view(-1, 5), w),
     lambda x, b, w: torch.addmm(b, x.view(-1, 5), w).view(3, 2, 7),
@@ -53,7 +59,12 @@ def test_a_matmul_of_flattened_rows() -> None:
     lambda x, b, w: torch.addmm(b, x.view(-1, 5), w, alpha=2).view(2, 3, 7),
     lambda x, b, w: torch.addmm(b * 2, x.view(-1, 5), w).view(2, 3, 7),
     lambda x, b, w: torch.addmm(b, x.transpose(0, 1).reshape(-1, 5), w).view(2, 3, 7),
-], ids=["flat result", "other shape", "more dimensions", "scaled", "computed bias", "other rows"])
+    lambda x, b, w: torch.addmm(b, written_later(x.clone()), w).view(2, 3, 7),
+    lambda x, b, w: torch.addmm(b, written_later(x.mT.contiguous().mT), w).view(2, 3, 7),
+    lambda x, b, w: torch.addmm(b, x.view(-1, 5), w).view(torch.int32).view(2, 3, 7),
+    lambda x, b, w: torch.addmm(b, x.view(torch.int32).view(torch.float32).view(-1, 5), w).view(torch.int32),
+], ids=["flat result", "other shape", "more dimensions", "scaled", "computed bias", "other rows", "written", "copied",
+        "result's bits", "bits"])
 def test_other_addmms_stay(code) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -80,3 +91,27 @@ def test_rows_that_two_products_read() -> None:
     assert torch._C._nn.linear in names
     assert torch.mm in names
     assert torch.addmm not in names
+
+
+def test_a_site_is_named_after_its_product() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias, self.weight = nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(5, 7))
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return torch.addmm(self.bias, rows, self.weight)
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Flat()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.view(-1, 5)).view(2, 3, 7)
+
+    gm, _ = capture_one(Outer(), torch.randn(2, 3, 5))
+    canonicalize(gm)
+    (linear,) = [n for n in gm.graph.nodes if n.target is torch._C._nn.linear]
+    assert any("inner" in path for path, _ in linear.meta["nn_module_stack"].values())
+    assert linear.meta["example_value"].shape == (2, 3, 7)

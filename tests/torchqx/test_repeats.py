@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import torchqx
+from tests.state_space_blocks import Mamba, Mamba2, build
+from tests.state_space_blocks import batch as state_space_batch
 from tests.torchqx.settings import EAGER
 from torchqx.repeats import digest_of
 
@@ -60,6 +62,25 @@ def test_what_tells_calls_apart() -> None:
     x, p = torch.arange(6.0), nn.Parameter(torch.ones(2))
     calls = [("a", [x, p, 3]), ("b", [x, p, 3]), ("a", [x, p, 4]), ("a", [x, nn.Parameter(torch.ones(2)), 3]),
              ("a", [x.flip(0), p, 3]), ("a", [x.view(2, 3), p, 3]), ("a", [x.view(torch.int32), p, 3]),
-             ("a", [x.bfloat16(), p, 3]), ("a", [torch.tensor(1.0), p, 3])]
+             ("a", [x.bfloat16(), p, 3]), ("a", [torch.tensor(1.0), p, 3]), ("a", [x, p, True]), ("a", [x, p, None]),
+             ("a", [1, 23]), ("a", [12, 3])]
     assert len({digest_of(*call) for call in calls}) == len(calls)
     assert digest_of("a", [x, p, 3]) == digest_of("a", [torch.stack([x, x], 1)[:, 0], p, 3])
+
+
+def test_what_has_no_bytes_is_never_a_repeat() -> None:
+    sparse = torch.eye(3).to_sparse()
+    assert digest_of("a", [sparse]) != digest_of("a", [sparse])
+
+
+@pytest.mark.parametrize("kind", [Mamba, Mamba2])
+def test_a_scan_sees_each_call_once(kind: type) -> None:
+    def scales(*calls: Tensor) -> list[Any]:
+        torch._dynamo.reset()
+        model = torchqx.quantize(build(kind), torchqx.QuambaConfig(), [(x,) for x in calls])
+        return [site.scales for site in torchqx.explain(model).sites if site.kind == "scan"]
+
+    quiet, loud = state_space_batch(1), 4 * state_space_batch(2)
+    once = scales(quiet, loud)
+    assert once
+    assert scales(quiet, loud, quiet, quiet, quiet) == once

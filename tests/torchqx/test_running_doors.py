@@ -14,9 +14,10 @@ from torchqx import OutlierSuppressionPlusConfig as Config
 from torchqx import QuantizedWeight
 
 NOISE = 0.01
-ROUNDING = 1e-6  # while they calibrate, models compute in float, but with named activation functions
 ROUNDING = 3e-3
 """Compiled and eager paths round ties apart, now and then."""
+CALIBRATING = 1e-6
+"""Models calibrate in float, but GPT-2's with a named activation function."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +37,12 @@ def test_all_doors_lead_to_one_result(name: str):
     expected = first(architecture.build()(**inputs))
 
     compiled = live(architecture.build())
-    assert all(error(first(compiled(**inputs)), expected) < ROUNDING for _ in range(STEPS))
+    assert all(error(first(compiled(**inputs)), expected) < CALIBRATING for _ in range(STEPS))
     through_compile = first(compiled(**inputs))
 
     by_torchao = architecture.build()
     quantize_(by_torchao, Config(step="prepare"), filter_fn=torchqx.whole_model)
-    assert all(error(first(by_torchao(**inputs)), expected) < ROUNDING for _ in range(STEPS))
+    assert all(error(first(by_torchao(**inputs)), expected) < CALIBRATING for _ in range(STEPS))
     quantize_(by_torchao, Config(step="convert"), filter_fn=torchqx.whole_model)
     assert any(isinstance(p, QuantizedWeight) for p in by_torchao.parameters())
 
