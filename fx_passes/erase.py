@@ -6,11 +6,12 @@ from torchqx.fx_passes.in_place import written
 
 
 def erase_upwards(node: Node) -> None:
-    """Erase ``node``, and the ops above it that nothing reads any more."""
+    """Erase ``node``, and the ops above it that nothing reads any more; above it, what writes in place stays."""
     queue = [node]
     while queue:
         dead = queue.pop()
-        if dead.users or dead.op not in ("call_function", "call_method") or written(dead) is not None:
+        kept = dead.users or dead.op not in ("call_function", "call_method")
+        if kept or (dead is not node and written(dead) is not None):
             continue
         parents = dead.all_input_nodes
         dead.graph.erase_node(dead)
