@@ -55,14 +55,19 @@ template <int L, int R, int G, int H = 1, int D = 1> TORCHQX_INLINE void butterf
 }
 
 // Asks for the next block or row while this one is worked on, so that it has come from memory when its turn comes.
-// Every pass asks for its share: memory is no faster when asked for all at once, and needs time to answer.
+// Every pass asks for its share: memory is no faster when asked for all at once, and needs time to answer. A `long_one`
+// waits in the second-level cache: in the first it would push out the floats of this one.
 struct Ahead {
   const char* asked;
   int64_t share;       // bytes to ask for per element of a pass, times 256
+  bool long_one;
   int64_t behind = 0;  // bytes not asked for yet, times 256
 
   TORCHQX_INLINE void operator()(int64_t elements) {
-    for (behind += elements * share; behind > 0; behind -= 64 * 256, asked += 64) __builtin_prefetch(asked);
+    for (behind += elements * share; behind > 0; behind -= 64 * 256, asked += 64) {
+      if (long_one) __builtin_prefetch(asked, 0, 2);
+      else __builtin_prefetch(asked);
+    }
   }
 };
 

@@ -73,6 +73,8 @@ struct Scratch {
   }
 };
 
+constexpr int64_t kLongBlock = 16 * 1024;  // bytes
+
 struct Rotation {
   const Plan* plan;
   const Signs* signs;
@@ -83,7 +85,8 @@ struct Rotation {
   template <class T, class Sink> void operator()(const T* x, const Scratch& scratch, Sink& sink) const {
     for (int64_t b = 0; b < k; b += plan->block) {
       Ahead ahead{reinterpret_cast<const char*>(x + b + plan->block),
-                  static_cast<int64_t>(256 * sizeof(T)) / plan->passes()};
+                  static_cast<int64_t>(256 * sizeof(T)) / plan->passes(),
+                  plan->block * static_cast<int64_t>(sizeof(T)) >= kLongBlock};
       const uint16_t* bits = signs->bits.data() + b / 16;
       float* row = scratch.row + b;
       if (plan->group == 0) {
