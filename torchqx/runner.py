@@ -27,6 +27,7 @@ from torchqx.fx_passes.fuse_rotations import fuse_rotations
 from torchqx.fx_passes.gated import fuse_gates
 from torchqx.fx_passes.lower import OpStructure
 from torchqx.fx_passes.quantize import QuantizedGraph, quantize_graph
+from torchqx.fx_passes.quantize_rows import quantize_rows
 from torchqx.fx_passes.quantize_scan import structure_of
 from torchqx.fx_passes.rotary import turn_in_one_pass
 from torchqx.fx_passes.rotations.keys import rotate_keys
@@ -163,6 +164,7 @@ class GraphRunner:
             turn_in_one_pass(graph.module)
             use_attention_kernel(graph.module)
             use_few_rows_kernel(graph.module)
+            quantize_rows(graph.module)
             store_rows(graph.module)
             assert self.traced.guards() == guards, "a pass relies on a size that may change"
             self.executables[kind] = Executable(graph, self.traced, self.lowering, self.options)
