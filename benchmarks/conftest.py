@@ -10,6 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.kernels.case import OURS, Case
 from benchmarks.limits import copy_rate, matmul_rates
+from benchmarks.memory import keep_memory
 from benchmarks.records import machine
 from benchmarks.turns import Turn
 
@@ -22,8 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def threads(pytestconfig: pytest.Config) -> None:
-    """As many as ``--threads`` says."""
+def process(pytestconfig: pytest.Config) -> None:
+    """As many threads as ``--threads`` says, and memory that stays."""
+    keep_memory()
     torch.set_num_threads(pytestconfig.getoption("threads"))
 
 

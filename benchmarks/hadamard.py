@@ -15,7 +15,6 @@ two a clock on 16 floats each (--rate):
 """
 
 import contextlib
-import ctypes
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -25,6 +24,7 @@ import typer
 from torch import Tensor
 from torchao.prototype.spinquant.hadamard_utils import get_hadK, matmul_hadU
 
+from benchmarks.memory import keep_memory
 from benchmarks.records import report
 from torchqx.hadamard_matrices import bases_of, factors_of
 from torchqx.inductor_kernels.hadamard import load
@@ -34,7 +34,6 @@ LENGTHS = [576, 768, 960, 1536, 2048, 2304, 3072, 4096, 5120, 6912, 8960, 11008,
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BESIDE = ("static", "token", "dense", "butterfly", "torchao")
 HEADER = ("length", "dtype", "base", "copy ns", "ours ns", "x copy", "limit", *BESIDE)
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def butterfly(x: Tensor, rotation: Hadamard, base: Tensor) -> Tensor:
@@ -98,9 +97,7 @@ def main(
     record: Annotated[str | None, typer.Option(help="Name of the record; default hadamard-<threads>t.")] = None,
 ) -> None:
     """Time every arm on every length and dtype."""
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    keep_memory()
     torch.set_num_threads(threads)
     load()
     table: list[Sequence[str]] = []
