@@ -13,7 +13,7 @@ from torchqx.inductor_kernels.hadamard.schema import LIBRARY, check
 
 SOURCES = tuple(Path(__file__).with_name(name)
                 for name in ("vectors.h", "butterflies.h", "passes.h", "base.h", "small_base.h", "circulants.h",
-                             "sinks.h", "rows.h", "op.cpp"))
+                             "sinks.h", "operands.h", "rows.h", "op.cpp"))
 COMPILED_BASES = (12, 20, 28, 36, 60)  # their signs are constants of small_base.h
 CIRCULANT_BASES = (92, 116, 172)  # and of circulants.h
 

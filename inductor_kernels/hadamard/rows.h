@@ -83,7 +83,6 @@ struct Rotation {
 
   // x R · sqrt(block), into the sink; scratch.row is free for what the sink keeps of the elements it has got.
   template <class T, class Sink> void operator()(const T* x, const Scratch& scratch, Sink& sink) const {
-    if (plan->block == 1) return as_it_is(x, sink);
     for (int64_t b = 0; b < k; b += plan->block) {
       Ahead ahead{reinterpret_cast<const char*>(x + b + plan->block),
                   static_cast<int64_t>(256 * sizeof(T)) / plan->passes(),
@@ -103,26 +102,6 @@ struct Rotation {
       }
       first(Rows<T>{x + b, bits}, row, ahead);
       rest<false>(row, scratch.table, b, sink, ahead);
-    }
-  }
-
-  // Blocks of one element: only the signs are applied.
-  template <class T, class Sink> void as_it_is(const T* x, Sink& sink) const {
-    const Rows<T> rows{x, signs->bits.data()};
-    int64_t i = 0;
-    const auto vectors = [&]<int R>(std::integral_constant<int, R>) TORCHQX_INLINE_LAMBDA {
-      for (; i + 16 * R <= k; i += 16 * R) {
-        Vec<16> v[R];
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) v[r] = rows.template at<0>(i + 16 * r);
-        sink.template put<16, R>(i, v);
-      }
-    };
-    vectors(std::integral_constant<int, 4>());
-    vectors(std::integral_constant<int, 1>());
-    for (; i < k; ++i) {
-      Vec<1> v[1] = {load<1>(x + i) * signs->of(i)};
-      sink.template put<1, 1>(i, v);
     }
   }
 

@@ -8,9 +8,9 @@
 
     x R = ((x · signs) as [..., K/block, block]) @ (H_base ⊗ Sylvester) / sqrt(block)
 
-``signs`` is float32 [K] of +-1, or None; ``block`` divides K, and 1 leaves rows as they are. Codes are uint8, or int8
-where ``qmin`` is negative. ``smooth`` multiplies, as ``inv_smooth`` does in
-``int8_linear.quantize.quantize_per_token``; ``clip_ratio`` is the share of a row's range that the codes cover.
+``signs`` is float32 [K] of +-1, or None; ``block`` divides K. Codes are uint8, or int8 where
+``qmin`` is negative. ``smooth`` multiplies, as ``inv_smooth`` does in ``int8_linear.quantize.quantize_per_token``;
+``clip_ratio`` is the share of a row's range that the codes cover.
 """
 
 from typing import Any

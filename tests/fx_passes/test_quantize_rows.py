@@ -9,16 +9,14 @@ from torch.nn import functional as F
 
 from tests.fx_passes.rewrite import STATIC, Code, quantized, relative, rewrite
 from torchqx.fx_passes.attention_kernel import ATTENTION, pays, use_attention_kernel
-from torchqx.fx_passes.fuse_rotations import FUSED
 from torchqx.fx_passes.lower import PACKED
-from torchqx.fx_passes.quantize_rows import quantize_rows
+from torchqx.fx_passes.quantize_rows import QUANTIZE_ROWS, quantize_rows
 from torchqx.inductor_kernels.int8_linear.cpu import is_supported
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_token
 
 pytestmark = pytest.mark.skipif(not is_supported(torch.device("cpu")), reason="no CPU kernel here")
 
 TOKEN = replace(STATIC, activation="token", shift=False)
-KERNEL = FUSED[quantize_per_token]
 K, N = 24, 100  # no whole number of vectors
 
 
@@ -40,7 +38,7 @@ def rewritten(code, *layers, recipe=TOKEN, dtype=torch.float32, shape=(3, 17, K)
                          ids=["range", "shift", "symmetric"])
 def test_what_a_matmul_wrote(recipe, dtype) -> None:
     result = rewritten(lambda x, a, b: b(F.gelu(a(x))), nn.Linear(K, N), nn.Linear(N, K), recipe=recipe, dtype=dtype)
-    own, generated = result.calls(KERNEL), result.calls(quantize_per_token)
+    own, generated = result.calls(QUANTIZE_ROWS), result.calls(quantize_per_token)
     assert [n.args[0].target for n in own] == [PACKED]
     assert [n.args[0].op for n in generated] == ["placeholder"]  # whatever computes x may take it in
 
@@ -48,7 +46,7 @@ def test_what_a_matmul_wrote(recipe, dtype) -> None:
 def test_through_views() -> None:
     result = rewritten(lambda x, a, b: b(a(x).unflatten(-1, (2, N // 2)).flatten(0, 1)), nn.Linear(K, N),
                        nn.Linear(N // 2, K))
-    assert len(result.calls(KERNEL)) == 1
+    assert len(result.calls(QUANTIZE_ROWS)) == 1
 
 
 @pytest.mark.skipif(not pays(torch.float32, 40), reason="no attention kernel here")
@@ -58,11 +56,11 @@ def test_what_attention_wrote() -> None:
         return out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 40, 64))
 
     result = rewritten(code, nn.Linear(K, 192), nn.Linear(64, K), shape=(2, 40, K))
-    assert len(result.calls(ATTENTION)) == len(result.calls(KERNEL)) == 1
+    assert len(result.calls(ATTENTION)) == len(result.calls(QUANTIZE_ROWS)) == 1
 
 
 @pytest.mark.parametrize("between", [lambda y: F.layer_norm(y, (N,)), lambda y: y + 1], ids=["norm", "sum"])
 def test_left_as_it_is(between) -> None:
     result = rewritten(lambda x, a, b: b(between(a(x))), nn.Linear(K, N), nn.Linear(N, K))
-    assert not result.calls(KERNEL)
+    assert not result.calls(QUANTIZE_ROWS)
     assert len(result.calls(quantize_per_token)) == 2

@@ -134,9 +134,9 @@ def test_a_row_with_nan_says_so(dtype, sign, symmetric):
 
 @pytest.mark.parametrize(("qmin", "qmax"), [(0, 255), (0, 15), (-127, 127)])
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize(("k", "block"), [(63, 1), (100, 100), (576, 576), (2048, 2048), (1000, 1)])
-def test_per_token(poisoned, k, block, symmetric, qmin, qmax):
-    rotation = Hadamard(block, 1)
+@pytest.mark.parametrize("k", [63, 100, 576, 2048])
+def test_per_token(poisoned, k, symmetric, qmin, qmax):
+    rotation = choose(k, seed=1)
     for dtype in DTYPES:
         x = (torch.randn(4, 2, k) * torch.rand(4, 2, 1) * 10).to(dtype)
         for smooth, shift, clip_ratio in ((None, None, 1.0), (torch.rand(k) + 0.5, torch.randn(k), 1.0),

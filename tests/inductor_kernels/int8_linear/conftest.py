@@ -42,13 +42,3 @@ def operands() -> Callable[..., Operands]:
         )
 
     return make
-
-
-@pytest.fixture
-def poisoned() -> Callable[[tuple[int, ...], torch.dtype], None]:
-    """Frees a NaN-filled block (ones, for codes) of the given size: the allocator hands it to the next tensor."""
-
-    def poison(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        torch.full(shape, float("nan") if dtype.is_floating_point else 255, dtype=dtype)
-
-    return poison

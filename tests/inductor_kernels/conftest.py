@@ -1,4 +1,4 @@
-"""Rotations of rows, and outputs whose memory held NaN before."""
+"""Outputs whose memory held NaN before."""
 
 from collections.abc import Callable
 
