@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 
 class EncoderStates(nn.Module):
@@ -55,9 +56,19 @@ class NextLogits(nn.Module):
             self.register_buffer(f"values_{i}", layer.values.clone(), persistent=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        layers = range(self.model.config.num_hidden_layers)
-        cache = DynamicCache([(getattr(self, f"keys_{i}"), getattr(self, f"values_{i}")) for i in layers])
+        cache = DynamicCache()
+        for i in range(self.model.config.num_hidden_layers):
+            cache.layers.append(_read(getattr(self, f"keys_{i}"), getattr(self, f"values_{i}")))
         return self.model(input_ids=input_ids, past_key_values=cache, use_cache=True).logits
+
+
+def _read(keys: Tensor, values: Tensor) -> DynamicLayer:
+    """A cache's layer that holds these already. (Updating an empty one would join them to an empty tensor of one
+    dimension, which not every exporter takes.)"""
+    layer = DynamicLayer()
+    layer.keys, layer.values = keys, values
+    layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
+    return layer
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from torchqx.fx_passes.erase import replace
 from torchqx.fx_passes.in_place import written_between
+from torchqx.fx_passes.masks import before_spread
 from torchqx.fx_passes.sites.ops import argument, fake, op_name, same_shape, same_size
 from torchqx.inductor_kernels.attention.cpu import is_supported
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_static
@@ -103,14 +105,6 @@ def _mask_is_covered(mask: Any, dtype: torch.dtype, sizes: tuple) -> bool:
     return same_size(value.shape[-1], sizes[-1]) and all(same_size(m, 1) or same_size(m, s) for m, s in pairs)
 
 
-def _before_expand(mask: Node) -> Node:
-    """The mask before a broadcast that the kernel does itself: one buffer then serves all layers."""
-    while op_name(mask) == "expand" and fake(mask.args[0]).ndim == fake(mask).ndim and \
-            same_size(fake(mask.args[0]).shape[-1], fake(mask).shape[-1]):
-        mask = mask.args[0]
-    return mask
-
-
 def _before_repeat(node: Node, reader: Node) -> Node:
     """Keys or values before each head was repeated for the queries that share it, if that is what ``node`` does."""
     source = None
@@ -147,14 +141,14 @@ def _replace(node: Node, q: Node, k: Node, v: Node) -> Node:
     old, call = _operands(node), node.graph.call_function
     with node.graph.inserting_before(node):
         if mask is not None:
-            mask = _before_expand(mask)
+            mask = before_spread(mask, node)
             for _ in range(4 - fake(mask).ndim):
+                value = fake(mask).unsqueeze(0)
                 mask = call(torch.unsqueeze, (mask, 0))
+                mask.meta["example_value"] = value
         causal = argument(node, 5, "is_causal", default=False)
         new = call(ATTENTION, (q, k, v, mask, scale, causal, None, None, 0, 255))
-    new.meta.update(node.meta)
-    node.replace_all_uses_with(new)
-    node.graph.erase_node(node)
+    replace(node, new)
     for repeated, source in zip(old[1:], (k, v), strict=True):
         while repeated is not source and not repeated.users:
             repeated, unread = repeated.args[0], repeated

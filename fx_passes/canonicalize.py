@@ -1,9 +1,13 @@
 """Removes nodes that do nothing, and spellings that hide what they are, so that no later pass has to look through them.
 
     before   dropout(x, 0.1, False)      x.to(dtype of x)                      after   x
+    before   flatten(input=x, start_dim=1)                                     after   flatten(x, start_dim=1)
     before   addmm(b, x.view(-1, K), W [K, N]).view(..., N)                    after   linear(x, W.t(), b)
     before   0.5 * x * (1.0 + tanh(...))                                       after   gelu(x, approximate="tanh")
 """
+
+import inspect
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +23,7 @@ from torchqx.fx_passes.sites.ops import fake, op_name, same_size
 def canonicalize(gm: GraphModule) -> GraphModule:
     """Rewrite ``gm`` in place and return it."""
     for node in list(gm.graph.nodes):
+        _place_input(node)
         if _evaluation_dropout(node) or _same_dtype(node):
             node.replace_all_uses_with(node.args[0])
             gm.graph.erase_node(node)
@@ -27,6 +32,23 @@ def canonicalize(gm: GraphModule) -> GraphModule:
         elif node.op == "call_function" and node.target is torch.addmm:
             _unflatten(node)
     return name_activations(gm)
+
+
+def _place_input(node: Node) -> None:
+    """Make the tensor that a function acts on its first argument, where every pass looks for it."""
+    if node.op == "call_function" and not node.args and "input" in node.kwargs and _begins_with_input(node.target):
+        node.args = (node.kwargs["input"],)
+        node.kwargs = {name: value for name, value in node.kwargs.items() if name != "input"}
+
+
+def _begins_with_input(function: Callable) -> bool:
+    """Not so for ``where`` and ``searchsorted``."""
+    try:
+        return next(iter(inspect.signature(function).parameters), None) == "input"
+    except ValueError:  # a built-in one: torch's schema tells, which says "self" for "input"
+        packet = getattr(torch.ops.aten, function.__name__, None)
+        schemas = [getattr(packet, overload)._schema for overload in packet.overloads()] if packet else []
+        return bool(schemas) and all(s.arguments and s.arguments[0].name == "self" for s in schemas)
 
 
 def _evaluation_dropout(node: Node) -> bool:

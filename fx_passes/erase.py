@@ -1,8 +1,15 @@
-"""Removes what a rewrite left without a reader."""
+"""Removes what a rewrite replaced or left without a reader."""
 
 from torch.fx import Node
 
 from torchqx.fx_passes.in_place import written
+
+
+def replace(old: Node, new: Node) -> None:
+    """Let ``new``, computed earlier, stand for ``old``."""
+    new.meta.update(old.meta)
+    old.replace_all_uses_with(new)
+    old.graph.erase_node(old)
 
 
 def erase_upwards(node: Node) -> None:
@@ -10,9 +17,8 @@ def erase_upwards(node: Node) -> None:
     queue = [node]
     while queue:
         dead = queue.pop()
-        kept = dead.users or dead.op not in ("call_function", "call_method")
-        if kept or (dead is not node and written(dead) is not None):
+        if dead.users or dead.op not in ("call_function", "call_method"):
             continue
         parents = dead.all_input_nodes
         dead.graph.erase_node(dead)
-        queue += [p for p in parents if not p.users]
+        queue += [p for p in parents if not p.users and written(p) is None]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from torchqx.fx_passes.erase import replace
 from torchqx.fx_passes.sites.ops import argument, fake, is_mapped, op_name
 from torchqx.inductor_kernels.few_rows_linear.cpu import is_supported
 
@@ -84,6 +85,4 @@ def _replace(node: Node, x: Node, weight: Node, bias: Node | None, transposed: b
         if transposed:
             weight = node.graph.call_function(Tensor.t, (weight,))
         new = node.graph.call_function(FEW_ROWS, (x, weight, bias))
-    new.meta.update(node.meta)
-    node.replace_all_uses_with(new)
-    node.graph.erase_node(node)
+    replace(node, new)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.fx import GraphModule, Node
 
+from torchqx.fx_passes.erase import replace
 from torchqx.fx_passes.in_place import written, written_between
 from torchqx.fx_passes.lower import PACKED
 from torchqx.fx_passes.sites.ops import fake, same_shape
@@ -53,13 +54,6 @@ def set_arguments(node: Node, **values: Any) -> None:
     for name, value in values.items():
         args[globals()[name]] = value
     node.args = tuple(args)
-
-
-def replace(old: Node, new: Node) -> None:
-    """Let ``new``, computed earlier, stand for ``old``."""
-    new.meta.update(old.meta)
-    old.replace_all_uses_with(new)
-    old.graph.erase_node(old)
 
 
 def activation_of(user: Node | None, node: Node) -> str | None:

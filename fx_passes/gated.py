@@ -16,8 +16,8 @@ import torch
 from torch.fx import Node
 
 from torchqx.fx_passes.derived import Derived
-from torchqx.fx_passes.erase import erase_upwards
-from torchqx.fx_passes.fuse_epilogue import OUT_MUL, activation_of, only_user, replace, set_arguments
+from torchqx.fx_passes.erase import erase_upwards, replace
+from torchqx.fx_passes.fuse_epilogue import OUT_MUL, activation_of, only_user, set_arguments
 from torchqx.fx_passes.lower import PACKED
 from torchqx.fx_passes.quantize import QuantizedGraph
 from torchqx.fx_passes.sites.ops import fake, op_name, same_size, traced_rows

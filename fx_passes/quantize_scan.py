@@ -25,6 +25,7 @@ from torch.fx import GraphModule, Node
 from torchqx.fx_passes import derived as d
 from torchqx.fx_passes.constants import expression
 from torchqx.fx_passes.derived import Derived
+from torchqx.fx_passes.erase import replace
 from torchqx.fx_passes.lower import CODE_SCALES
 from torchqx.fx_passes.sites import ScanSite
 from torchqx.fx_passes.sites.scans import CONSTANTS, CONV, CONV_UPDATE, TENSORS, named_arguments
@@ -171,9 +172,7 @@ class ScanRewrite:
         given = named_arguments(old)
         with self.target.graph.inserting_before(old):
             new = self._conv(old.target, given) if self.site.kind == "conv" else self._scan(old.target, given)
-        new.meta.update(old.meta)
-        old.replace_all_uses_with(new)
-        self.target.graph.erase_node(old)
+        replace(old, new)
         self.target.copies[self.site.node] = new
 
     def _scan(self, function: Any, given: dict[str, Any]) -> Node:

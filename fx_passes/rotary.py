@@ -18,7 +18,8 @@ from torch.fx import GraphModule, Node
 from torchqx.fx_passes.in_place import changing_values, memory_of, written, written_between
 from torchqx.fx_passes.sites.ops import argument, fake, last_dim, op_name, same_size
 
-_READS = frozenset({"scaled_dot_product_attention", "cat", "matmul", "index_copy", "reshape", "flatten", "contiguous"})
+_READS = frozenset({"scaled_dot_product_attention", "attention", "cat", "matmul", "index_copy", "reshape", "flatten",
+                    "contiguous"})
 _VIEWS = frozenset({"getitem", "unsqueeze", "expand", "transpose", "permute"})
 
 

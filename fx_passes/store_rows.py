@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from torchqx.fx_passes.erase import replace
 from torchqx.fx_passes.in_place import written
 from torchqx.fx_passes.sites.ops import argument, fake, is_mapped, op_name, same_size
 from torchqx.fx_passes.stored import store
@@ -28,9 +29,7 @@ def store_rows(gm: GraphModule) -> GraphModule:
         elif name in ("layer_norm", "rms_norm") and (found := _norm(node, name)) is not None:
             with gm.graph.inserting_before(node):
                 new = gm.graph.call_function(getattr(norms, name), found)
-            new.meta.update(node.meta)
-            node.replace_all_uses_with(new)
-            gm.graph.erase_node(node)
+            replace(node, new)
     gm.graph.lint()
     gm.recompile()
     return gm

@@ -37,10 +37,7 @@ struct Problem {
   int64_t rows() const { return queries * group(); }  // that share one head of keys and values
   int64_t padded_width() const { return (width + kLanes - 1) / kLanes * kLanes; }
 
-  // Rows that share keys are numbered query by query, so that neighbours see nearly the same keys when causal.
-  int64_t query(int64_t row) const { return row / group(); }
-  int64_t head(int64_t kv_head, int64_t row) const { return kv_head * group() + row % group(); }
-  int64_t visible(int64_t row) const { return causal ? std::min(keys, query(row) + 1) : keys; }
+  int64_t visible(int64_t query) const { return causal ? std::min(keys, query + 1) : keys; }
 
   const void* mask_at(int64_t b, int64_t h, int64_t query, int64_t key) const {
     return mask.data ? mask.at<char>(b, h, query) + key * mask_bytes : nullptr;

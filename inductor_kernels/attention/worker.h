@@ -44,21 +44,20 @@ class Worker {
     b = pair / p.kv_heads;
     kv_head = pair % p.kv_heads;
     const int64_t first = block * p.rows() / blocks(p), count = (block + 1) * p.rows() / blocks(p) - first;
-    const int64_t visible = p.visible(first + count - 1);
-    for (int64_t r = 0; r < count; ++r) load_query(first + r, queries.data + r * key_words);
-    std::fill_n(rows, count, Row{});
+    number_rows(first, count);
+    const int64_t visible = p.visible(rows[count - 1].query);
+    for (int64_t r = 0; r < count; ++r) load_query(rows[r], queries.data + r * key_words);
     if (visible == 0) std::fill_n(sums.data, count * p.padded_width(), 0.f);
     const int64_t tiles = (count + kTileRows - 1) / kTileRows;
     for (int64_t key = 0; key < visible; key += kBlockKeys) {
       if (key >= packed) pack(key, std::min(kBlockKeys, p.keys - key));
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t from = t * count / tiles, to = (t + 1) * count / tiles;
-        if (p.visible(first + to - 1) > key) attend(first, from, to - from, key);
+        if (p.visible(rows[to - 1].query) > key) attend(from, to - from, key);
       }
     }
     for (int64_t r = 0; r < count; ++r)
-      p.finish<Element>(b, p.head(kv_head, first + r), p.query(first + r), sums.data + r * p.padded_width(),
-                        rows[r].sum);
+      p.finish<Element>(b, rows[r].head, rows[r].query, sums.data + r * p.padded_width(), rows[r].sum);
   }
 
  private:
@@ -66,9 +65,23 @@ class Worker {
   int64_t place(int64_t key) const { return keeps ? key : 0; }
   int64_t capacity() const { return round_up(keeps ? p.keys : std::min(p.keys, kBlockKeys), kPanelKeys); }
 
-  void load_query(int64_t row, Word* out) const {
-    const Value* q = p.q.at<Value>(b, p.head(kv_head, row), p.query(row));
-    std::copy_n(q, p.width, reinterpret_cast<Value*>(out));
+  // Rows that share keys are numbered query by query, so that neighbours see nearly the same keys when causal.
+  // Counted up, because a division per row would cost as much as its softmax.
+  void number_rows(int64_t first, int64_t count) {
+    const int64_t group = p.group();
+    int64_t query = first / group, member = first % group;
+    for (int64_t r = 0; r < count; ++r) {
+      rows[r] = Row{query, kv_head * group + member};
+      if (++member == group) member = 0, ++query;
+    }
+  }
+
+  void load_query(const Row& row, Word* out) const {
+    const Value* q = p.q.at<Value>(b, row.head, row.query);
+    for (int64_t w = 0; w < key_words; w += kLanes) {
+      const __mmask16 inside = first_lanes(key_words - w);
+      _mm512_mask_storeu_epi32(out + w, inside, _mm512_maskz_loadu_epi32(inside, q + w * Element::kPerWord));
+    }
   }
 
   void pack(int64_t key, int64_t count) {
@@ -80,20 +93,30 @@ class Worker {
   }
 
   // `count` rows of the block from `from` on, against the block of keys from `key` on.
-  void attend(int64_t first, int64_t from, int64_t count, int64_t key) {
-    const int64_t most = std::min(kBlockKeys, p.visible(first + from + count - 1) - key);
+  void attend(int64_t from, int64_t count, int64_t key) {
+    const int64_t most = std::min(kBlockKeys, p.visible(rows[from + count - 1].query) - key);
     for (int64_t panel = 0; panel < most; panel += kPanelKeys) {
       const int64_t registers = (std::min(kPanelKeys, most - panel) + kLanes - 1) / kLanes;
       product<Element>(count, registers, queries.data + from * key_words, key_words,
                        packed_keys.data + (place(key) + panel) * key_words, kPanelKeys, key_words,
                        scores.data + panel, kScoreStride, false);
     }
-    const int64_t width = p.padded_width(), vectors = width / kLanes;
+    const int64_t width = p.padded_width(), vectors = width / kLanes, padded = round_up(most, 2 * kLanes);
+    const float exponent = Masking<kMask>::exponent(p.scale);
+    // Step by step for all rows of the tile: reducing a register is slow, and does not wait for another row's.
+    __m512 highest[kTileRows], total[kTileRows];
     for (int64_t r = 0; r < count; ++r) {
-      const int64_t row = first + from + r, visible = std::clamp<int64_t>(p.visible(row) - key, 0, most);
-      const void* mask = p.mask_at(b, p.head(kv_head, row), p.query(row), key);
+      const Row& row = rows[from + r];
+      const int64_t visible = std::clamp<int64_t>(p.visible(row.query) - key, 0, most);
+      const void* mask = p.mask_at(b, row.head, row.query, key);
+      highest[r] = hide<kMask>(scores.data + r * kScoreStride, visible, padded, p.scale, mask);
+    }
+    for (int64_t r = 0; r < count; ++r) rows[from + r].raise(_mm512_reduce_max_ps(highest[r]), exponent);
+    for (int64_t r = 0; r < count; ++r)
+      total[r] = weigh<Element>(scores.data + r * kScoreStride, padded, rows[from + r].maximum, exponent);
+    for (int64_t r = 0; r < count; ++r) {
       Row& state = rows[from + r];
-      weigh<Element, kMask>(scores.data + r * kScoreStride, visible, round_up(most, 2 * kLanes), p.scale, mask, state);
+      state.sum = state.sum * state.correction + _mm512_reduce_add_ps(total[r]);
       if (key > 0 && state.correction != 1.f) shrink(sums.data + (from + r) * width, state.correction);
     }
     const int64_t groups = (vectors + kTileRegisters - 1) / kTileRegisters;

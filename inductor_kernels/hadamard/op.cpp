@@ -1,8 +1,9 @@
-// torchqx::hadamard and its quantizing variants on the CPU: checks, the split of rows over threads, the registration.
+// torchqx::hadamard and its quantizing variants on the CPU: the plans, the rotation of all rows, the registration.
 
 namespace torchqx::rotation {
 
-volatile float one = 1;                     // see butterfly(); volatile, so that it is not folded away
+volatile float one = 1;  // see butterfly(); volatile, so that it is not folded away
+
 // The passes for a block; its factors and signs come from Python the first time.
 const Plan& plan_for(const Tensor& x, int64_t block, bool transpose) {
   static std::map<std::pair<int64_t, bool>, std::unique_ptr<Plan>> plans;

@@ -23,7 +23,7 @@ struct RowOffsets {
 const float* checked(const std::optional<Tensor>& t, int64_t k, bool one_allowed, const char* name) {
   if (!t) return nullptr;
   const bool fits = t->numel() == k || (one_allowed && t->numel() == 1);
-  STD_TORCH_CHECK(t->scalar_type() == ScalarType::Float && fits && t->is_contiguous(), "hadamard: ", name,
+  STD_TORCH_CHECK(t->scalar_type() == ScalarType::Float && fits && t->is_contiguous(), name,
                   " must be contiguous float32 of ", k, one_allowed ? " elements, or one" : " elements");
   return static_cast<const float*>(t->const_data_ptr());
 }

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from torchqx.errors import ShapeError
 from torchqx.hadamard_matrices import is_known
-from torchqx.inductor_kernels.int8_linear.quantize import code_dtype
+from torchqx.inductor_kernels.int8_linear.quantize import code_dtype, per_token_results
 
 LIBRARY = torch.library.Library("torchqx", "FRAGMENT")
 LIBRARY.define("hadamard(Tensor x, Tensor? signs, int block, bool transpose) -> Tensor")
@@ -71,9 +71,7 @@ def hadamard_quantize_per_token_fake(
     symmetric: bool, clip_ratio: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     check(x, signs, block)
-    row = (*x.shape[:-1], 1)
-    return (x.new_empty(x.shape, dtype=code_dtype(qmin)), x.new_empty(row, dtype=torch.float32),
-            x.new_empty(row, dtype=torch.int32))
+    return per_token_results(x, qmin)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

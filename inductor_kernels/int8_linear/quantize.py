@@ -17,6 +17,13 @@ def code_dtype(qmin: int) -> torch.dtype:
     return torch.int8 if qmin < 0 else torch.uint8
 
 
+def per_token_results(x: Tensor, qmin: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty codes, scales and zero points for the rows of x, as :func:`quantize_per_token` gives."""
+    row = (*x.shape[:-1], 1)
+    return (x.new_empty(x.shape, dtype=code_dtype(qmin)), x.new_empty(row, dtype=torch.float32),
+            x.new_empty(row, dtype=torch.int32))
+
+
 def quantize_static(x: Tensor, mul: Tensor, add: Tensor, qmin: int, qmax: int) -> Tensor:
     """clamp(round(x · mul + add)): [..., K] -> uint8 [..., K].
 

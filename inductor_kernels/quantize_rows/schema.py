@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from torchqx.errors import ShapeError, UnsupportedError
-from torchqx.inductor_kernels.int8_linear.quantize import code_dtype
+from torchqx.inductor_kernels.int8_linear.quantize import per_token_results
 
 LIBRARY = torch.library.Library("torchqx", "FRAGMENT")
 LIBRARY.define(
@@ -31,6 +31,4 @@ def quantize_rows_fake(
         if factor is not None and factor.numel() not in (1, x.shape[-1]):
             raise ShapeError(f"{name} of shape {tuple(factor.shape)} for rows of {x.shape[-1]}", where="quantize_rows",
                              remedy="give one element per element of a row.")
-    row = (*x.shape[:-1], 1)
-    return (x.new_empty(x.shape, dtype=code_dtype(qmin)), x.new_empty(row, dtype=torch.float32),
-            x.new_empty(row, dtype=torch.int32))
+    return per_token_results(x, qmin)

@@ -14,3 +14,12 @@ def test_a_step_calibrates_on_text() -> None:
     with torch.no_grad():
         assert job.module(**job.inputs).shape == (2, 1, 30522)
         assert job.module(**job.calibration[0]).shape == (2, 17, 30522)
+
+
+def test_a_step_sees_the_tokens_before_it() -> None:
+    job = Workload("llama", 2, 17, step=True).load()
+    past, (token,) = job.calibration[0]["input_ids"], job.inputs.values()
+    with torch.no_grad():
+        whole = job.module.model(input_ids=torch.cat((past, token), 1), use_cache=False, logits_to_keep=1).logits
+        torch.testing.assert_close(job.module(token), whole, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(job.module(token), whole, rtol=1e-4, atol=1e-4)  # keys are as they were

@@ -46,6 +46,22 @@ def test_a_matmul_of_flattened_rows() -> None:
     assert targets(Conv1D(7, 5), torch.randn(2, 3, 5)) == ["t", torch._C._nn.linear]
 
 
+@pytest.mark.parametrize(("code", "positional", "named"), [
+    (lambda x: torch.flatten(input=x, start_dim=0), 1, {"start_dim"}),
+    (lambda x: torch.unflatten(input=x, dim=1, sizes=(1, 5)), 1, {"dim", "sizes"}),
+    (lambda x: torch.transpose(input=x, dim0=0, dim1=1), 1, {"dim0", "dim1"}),
+    (lambda x: F.softmax(input=x, dim=-1), 1, {"dim"}),
+    (lambda x: torch.where(condition=x > 0, input=x, other=-x), 0, {"condition", "input", "other"}),
+    (lambda x: torch.searchsorted(sorted_sequence=x, input=x), 0, {"sorted_sequence", "input"}),
+], ids=["flatten", "unflatten", "transpose", "softmax", "where", "searchsorted"])
+def test_the_input_by_keyword_comes_first(code, positional, named) -> None:
+    gm, (x,) = capture_one(code, torch.randn(3, 5).sort().values)
+    before = gm(x)
+    torch.testing.assert_close(canonicalize(gm)(x), before, rtol=0, atol=0)
+    node = next(n for n in gm.graph.nodes if n.op == "output").all_input_nodes[0]
+    assert (len(node.args), set(node.kwargs)) == (positional, named)
+
+
 def written_later(x: Tensor) -> Tensor:
     rows = x.reshape(-1, 5)
     x[..., 0] = 100.0

@@ -11,8 +11,10 @@ from torch.fx import GraphModule
 import torchqx
 from tests.architectures import ARCHITECTURES
 from tests.capture import capture_one
+from torchqx.fx_passes.attention_kernel import use_attention_kernel
 from torchqx.fx_passes.rotary import turn_in_one_pass
 from torchqx.fx_passes.sites.ops import op_name
+from torchqx.inductor_kernels.attention import is_supported
 
 B, H, S, D = 2, 3, 5, 16
 COS, SIN = torch.randn(1, 1, S, D), torch.randn(1, 1, S, D)
@@ -144,6 +146,14 @@ def test_left_alone(code: Callable[..., Tensor]) -> None:
 
 def test_a_reader_of_the_layout_keeps_it() -> None:
     assert count(passed(layout_matters), "sub") == 0
+
+
+@pytest.mark.skipif(not is_supported(torch.device("cpu"), torch.float32), reason="no attention kernel for this CPU")
+def test_our_attention_reads_any_layout() -> None:
+    gm, args = capture_one(usual, *[torch.randn(B, S, H, D).transpose(1, 2) for _ in range(2)], COS, SIN)
+    before = use_attention_kernel(gm)(*args)[0]
+    assert torch.equal(turn_in_one_pass(gm)(*args)[0], before)
+    assert (count(gm, "attention"), count(gm, "sub")) == (1, 2)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "mistral"])

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.inductor_kernels.codes import assert_same_codes
 from torchqx.inductor_kernels.hadamard import is_supported, load
 from torchqx.inductor_kernels.hadamard.aten import (
     hadamard_aten,
@@ -149,15 +150,6 @@ def test_per_token(poisoned, k, symmetric, qmin, qmax):
             torch.testing.assert_close(scale, expected_scale, rtol=1e-5, atol=0)
             assert zero.dtype == torch.int32
             assert torch.equal(zero, expected_zero)
-
-
-def assert_same_codes(codes, expected):
-    """Equal, but where a value is so near the middle of two codes that float32's sums decide: a few, and in a symmetric
-    range of an odd number of steps every row's largest."""
-    assert codes.dtype == expected.dtype
-    difference = (codes.int() - expected.int()).abs()
-    assert difference.max() <= 1
-    assert difference.sum() <= 0.002 * codes.numel() + codes[..., 0].numel()
 
 
 def test_a_row_of_zeros_has_a_scale():

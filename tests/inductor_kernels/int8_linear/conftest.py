@@ -1,4 +1,4 @@
-"""Random operands of an int8 linear, and outputs whose memory held NaN before."""
+"""Random operands of an int8 linear."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
