@@ -113,13 +113,13 @@ def _before_repeat(node: Node, reader: Node) -> Node:
         repeats, dim = argument(node, 1, "repeats"), argument(node, 2, "dim")
         source = argument(node, 0, "input", "self") if isinstance(repeats, int) and dim in (1, -3) else None
     elif name in ("reshape", "view", "flatten") and op_name(node.args[0]) == "expand":
-        source = _before_spread(node, node.args[0])
+        source = _before_grouping(node, node.args[0])
     if fake(source) is None or fake(source).ndim != 4 or written_between(source, source, reader):
         return node
     return source
 
 
-def _before_spread(reshaped: Node, expanded: Node) -> Node | None:
+def _before_grouping(reshaped: Node, expanded: Node) -> Node | None:
     """[B, Hk, T, D] of [B, Hk, None, T, D] -> expand [B, Hk, G, T, D] -> reshape [B, Hk G, T, D]."""
     spread = expanded.args[0]
     unsqueezed = op_name(spread) == "unsqueeze" and argument(spread, 1, "dim") in (2, -3)

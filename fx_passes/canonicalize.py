@@ -23,7 +23,7 @@ from torchqx.fx_passes.sites.ops import fake, op_name, same_size
 def canonicalize(gm: GraphModule) -> GraphModule:
     """Rewrite ``gm`` in place and return it."""
     for node in list(gm.graph.nodes):
-        _place_input(node)
+        _place_operands(node)
         if _evaluation_dropout(node) or _same_dtype(node):
             node.replace_all_uses_with(node.args[0])
             gm.graph.erase_node(node)
@@ -34,21 +34,30 @@ def canonicalize(gm: GraphModule) -> GraphModule:
     return name_activations(gm)
 
 
-def _place_input(node: Node) -> None:
-    """Make the tensor that a function acts on its first argument, where every pass looks for it."""
+def _place_operands(node: Node) -> None:
+    """Make the tensor that a function acts on its first argument, where every pass looks for it, and what is added to
+    it or multiplies it the second."""
     if node.op == "call_function" and not node.args and "input" in node.kwargs and _begins_with_input(node.target):
-        node.args = (node.kwargs["input"],)
-        node.kwargs = {name: value for name, value in node.kwargs.items() if name != "input"}
+        _place(node, "input")
+    if len(node.args) == 1 and "other" in node.kwargs and op_name(node) in ("add", "sub", "mul", "div"):
+        _place(node, "other")
+
+
+def _place(node: Node, name: str) -> None:
+    node.args = (*node.args, node.kwargs[name])
+    node.kwargs = {key: value for key, value in node.kwargs.items() if key != name}
 
 
 def _begins_with_input(function: Callable) -> bool:
     """Not so for ``where`` and ``searchsorted``."""
     try:
-        return next(iter(inspect.signature(function).parameters), None) == "input"
-    except ValueError:  # a built-in one: torch's schema tells, which says "self" for "input"
+        first = next(iter(inspect.signature(function).parameters.values()), None)
+        return first is not None and first.name == "input" and first.kind is first.POSITIONAL_OR_KEYWORD
+    except ValueError:  # a built-in one: torch's schemas tell, most of which say "self" for "input"
         packet = getattr(torch.ops.aten, function.__name__, None)
-        schemas = [getattr(packet, overload)._schema for overload in packet.overloads()] if packet else []
-        return bool(schemas) and all(s.arguments and s.arguments[0].name == "self" for s in schemas)
+        firsts = [a[0] for o in (packet.overloads() if packet else ()) if (a := getattr(packet, o)._schema.arguments)]
+        names = {first.name for first in firsts if isinstance(first.type, torch.TensorType)}
+        return bool(names) and names <= {"self", "input"}
 
 
 def _evaluation_dropout(node: Node) -> bool:

@@ -13,7 +13,7 @@ from torchqx.fx_passes.constants import expression
 from torchqx.fx_passes.in_place import changing_values, written_between
 from torchqx.fx_passes.sites.ops import fake, op_name, same_size
 
-# Nothing here is random, and all are cheap.
+# Nothing here is random.
 _SURE = frozenset({"arange", "ones", "new_ones", "full", "new_full", "add", "sub", "ge", "gt", "le", "lt", "eq", "ne",
                    "and", "or", "not", "getitem", "unsqueeze", "view", "reshape", "expand", "to", "bool"})
 
@@ -33,7 +33,8 @@ def _source(mask: Node, reader: Node) -> Node | None:
         candidates = [one for one, other in (mask.args, mask.args[::-1]) if _holds_everywhere(other)]
     else:
         candidates = []
-    return next((one for one in candidates if _alike(one, mask) and not written_between(one, one, reader)), None)
+    changed = any(written_between(node, node, reader) for node in (mask, *candidates))
+    return next((one for one in candidates if _alike(one, mask)), None) if not changed else None
 
 
 def _alike(one: Node, other: Node) -> bool:
@@ -42,8 +43,9 @@ def _alike(one: Node, other: Node) -> bool:
 
 
 def _holds_everywhere(condition: Node) -> bool:
-    """Whether a condition that depends on no input is always true."""
-    if fake(condition) is None or fake(condition).dtype != torch.bool:
+    """Whether a condition on the queries, and on no input, is always true."""
+    value = fake(condition)
+    if value is None or value.dtype != torch.bool or value.ndim == 0 or not same_size(value.shape[-1], 1):
         return False
     changing, needed, open_ = changing_values(condition.graph.nodes), set(), [condition]
     while open_:

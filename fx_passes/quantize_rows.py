@@ -9,34 +9,23 @@ called alone: 377 us, 193 here.)
 """
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
-from torchqx.fx_passes.attention_kernel import ATTENTION
 from torchqx.fx_passes.erase import replace
-from torchqx.fx_passes.fuse_codes import VIEWS
-from torchqx.fx_passes.lower import PACKED
-from torchqx.fx_passes.sites.ops import op_name
+from torchqx.fx_passes.writers import kernel_wrote
 from torchqx.inductor_kernels import quantize_rows as _quantize_rows  # noqa: F401  registers the operator
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_token
 
 QUANTIZE_ROWS = torch.ops.torchqx.quantize_rows.default
-WRITERS = (PACKED, ATTENTION)
 
 
 def quantize_rows(gm: GraphModule) -> GraphModule:
     """Replace in place; returns ``gm``."""
     for node in list(gm.graph.nodes):
-        if node.target is quantize_per_token and _writer(node.args[0]).target in WRITERS:
+        if node.target is quantize_per_token and kernel_wrote(node.args[0]):
             with gm.graph.inserting_before(node):
                 new = gm.graph.call_function(QUANTIZE_ROWS, node.args)
             replace(node, new)
     gm.graph.lint()
     gm.recompile()
     return gm
-
-
-def _writer(node: Node) -> Node:
-    """What computed the tensor that ``node`` is a view of."""
-    while op_name(node) in VIEWS:
-        node = node.args[0]
-    return node

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from torchqx.fx_passes.attention_kernel import ATTENTION
 from torchqx.fx_passes.in_place import changing_values, memory_of, written, written_between
 from torchqx.fx_passes.sites.ops import argument, fake, last_dim, op_name, same_size
 
-_READS = frozenset({"scaled_dot_product_attention", "attention", "cat", "matmul", "index_copy", "reshape", "flatten",
-                    "contiguous"})
+_READS = frozenset({"scaled_dot_product_attention", "cat", "matmul", "index_copy", "reshape", "flatten", "contiguous"})
 _VIEWS = frozenset({"getitem", "unsqueeze", "expand", "transpose", "permute"})
 
 
@@ -52,7 +52,8 @@ def _rotary(node: Node, changing: set[Node]) -> tuple[Node, Node, Node, int] | N
 
 def _any_layout_does(node: Node) -> bool:
     """Whether all that reads ``node`` takes it however it lies in memory: ``view`` would not."""
-    return all(op_name(user) in _READS or (op_name(user) in _VIEWS and _any_layout_does(user)) for user in node.users)
+    return all(user.target is ATTENTION or op_name(user) in _READS
+               or (op_name(user) in _VIEWS and _any_layout_does(user)) for user in node.users)
 
 
 def _both_ways(product: Any) -> list[tuple[Node, Node]]:

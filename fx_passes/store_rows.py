@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from torchqx.fx_passes.erase import replace
 from torchqx.fx_passes.in_place import written
+from torchqx.fx_passes.sites.norms import default_eps
 from torchqx.fx_passes.sites.ops import argument, fake, is_mapped, op_name, same_size
 from torchqx.fx_passes.stored import store
 from torchqx.inductor_kernels import norms
@@ -26,7 +27,7 @@ def store_rows(gm: GraphModule) -> GraphModule:
             continue
         if name == "rsqrt" and written(node) is None and same_size(value.shape[-1], 1):
             store(node)
-        elif name in ("layer_norm", "rms_norm") and (found := _norm(node, name)) is not None:
+        elif name in ("layer_norm", "rms_norm") and (found := norm_arguments(node)) is not None:
             with gm.graph.inserting_before(node):
                 new = gm.graph.call_function(getattr(norms, name), found)
             replace(node, new)
@@ -35,14 +36,15 @@ def store_rows(gm: GraphModule) -> GraphModule:
     return gm
 
 
-def _norm(node: Node, name: str) -> tuple[Any, ...] | None:
-    """The arguments of the norm's plain form, if it is over the last dimension."""
+def norm_arguments(node: Node) -> tuple[Any, ...] | None:
+    """x, weight, of a layer norm the bias, eps and dtype: the arguments of the norm's plain form in ``norms``, if it is
+    over the last dimension."""
     x, shape = argument(node, 0, "input"), argument(node, 1, "normalized_shape")
     sizes = [shape] if isinstance(shape, int) else shape
     if fake(x) is None or fake(x).dtype not in _DTYPES or not isinstance(sizes, list | tuple) or len(sizes) != 1:
         return None
     dtype, weight = fake(node).dtype, argument(node, 2, "weight")
-    if name == "layer_norm":
+    if op_name(node) == "layer_norm":
         return x, weight, argument(node, 3, "bias"), argument(node, 4, "eps", default=1e-5), dtype
     eps = argument(node, 3, "eps")
-    return x, weight, torch.finfo(torch.float32).eps if eps is None else eps, dtype  # it is added in float32
+    return x, weight, default_eps(fake(x).dtype) if eps is None else eps, dtype

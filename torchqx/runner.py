@@ -27,6 +27,7 @@ from torchqx.fx_passes.fuse_rotations import fuse_rotations
 from torchqx.fx_passes.gated import fuse_gates
 from torchqx.fx_passes.lower import OpStructure
 from torchqx.fx_passes.quantize import QuantizedGraph, quantize_graph
+from torchqx.fx_passes.quantize_norms import quantize_norms
 from torchqx.fx_passes.quantize_rows import quantize_rows
 from torchqx.fx_passes.quantize_scan import structure_of
 from torchqx.fx_passes.rotary import turn_in_one_pass
@@ -164,6 +165,7 @@ class GraphRunner:
             store_shared(graph.module)
             turn_in_one_pass(graph.module)
             use_few_rows_kernel(graph.module)
+            quantize_norms(graph.module)
             quantize_rows(graph.module)
             store_rows(graph.module)
             assert self.traced.guards() == guards, "a pass relies on a size that may change"

@@ -8,6 +8,7 @@ from torch import Tensor
 from benchmarks.gpu.norm import layer_norm, rms_norm
 from benchmarks.kernels.case import OURS, Arms, Case
 from torchqx.inductor_kernels.int8_linear.quantize import quantize_per_token, quantize_static
+from torchqx.inductor_kernels.quantize_norm import QUANTIZE_NORM
 from torchqx.rotations import choose
 
 NORM_SIZES = [(128, 384), (1024, 768), (512, 576), (32768, 768)]  # the last exceeds the caches
@@ -25,12 +26,13 @@ def cases() -> list[Case]:
 
 
 def static_norm(m: int, k: int) -> Arms:
-    """Layer norm and a static quantizer, as Inductor fuses them."""
+    """Layer norm and a static quantizer, as the kernel, and as Inductor fuses them."""
     x, weight, bias = torch.randn(m, k).bfloat16(), torch.rand(k).bfloat16() + 0.5, torch.randn(k).bfloat16()
     mul, add = torch.rand(k) * 20 + 10, torch.randn(k) * 10 + 128
     fused = torch.compile(_layer_norm_static, dynamic=False)
     alone = torch.compile(layer_norm, dynamic=False)
-    return {OURS: lambda: fused(x, weight, bias, mul, add), "bf16 norm alone": lambda: alone(x, weight, bias),
+    return {OURS: lambda: QUANTIZE_NORM(x, weight, bias, 1e-5, mul, add, 0, 255, False),
+            "generated": lambda: fused(x, weight, bias, mul, add), "bf16 norm alone": lambda: alone(x, weight, bias),
             "copy": _copy(x)}
 
 

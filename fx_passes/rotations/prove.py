@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from torchqx.fx_passes.in_place import written
 from torchqx.fx_passes.lower import HADAMARD
 from torchqx.fx_passes.prove import relative_error
+from torchqx.fx_passes.sites.norms import default_eps
 from torchqx.fx_passes.sites.ops import argument, fake, op_name
 
 _SHORT = (torch.float32, torch.float16, torch.bfloat16)
@@ -103,7 +104,7 @@ class _Side:
         args, kwargs = tree_map_only(Tensor, lambda value: _double(value, copy), self.operands(node))
         args, kwargs = tree_map_only(torch.dtype, lambda t: torch.float64 if t in _SHORT else t, (args, kwargs))
         if op_name(node) == "rms_norm" and argument(node, 3, "eps") is None:
-            args, kwargs = args[:3], kwargs | {"eps": torch.finfo(self._type(node.args[0])).eps}
+            args, kwargs = args[:3], kwargs | {"eps": default_eps(self._type(node.args[0]))}
         target = _TO_DOUBLE.get(node.target, node.target) if node.op == "call_method" else node.target
         value = self._call(node, args, kwargs, target)
         self.values[node] = value

@@ -52,9 +52,14 @@ def _fused(node: Node, name: str, provenance: Provenance) -> NormSite | str:
     if any(given is not None and given not in provenance.parameters for given in (weight, bias)):
         return "a norm whose weight or bias is computed in the graph"
     if eps is None:
-        eps = torch.finfo(fake(x).dtype).eps
+        eps = default_eps(fake(x).dtype)
     style = "layer" if name == "layer_norm" else "rms"
     return NormSite("", node, x, weight, bias, eps, style, nodes=[node])
+
+
+def default_eps(dtype: torch.dtype) -> float:
+    """What ``rms_norm`` adds for rows of ``dtype`` where it is given none: it computes short ones in float32."""
+    return torch.finfo(torch.promote_types(dtype, torch.float32)).eps
 
 
 @dataclass

@@ -46,14 +46,24 @@ def test_a_matmul_of_flattened_rows() -> None:
     assert targets(Conv1D(7, 5), torch.randn(2, 3, 5)) == ["t", torch._C._nn.linear]
 
 
+@torch.compiler.allow_in_graph
+def scaled(*, input: Tensor, by: int) -> Tensor:
+    return input * by
+
+
 @pytest.mark.parametrize(("code", "positional", "named"), [
     (lambda x: torch.flatten(input=x, start_dim=0), 1, {"start_dim"}),
     (lambda x: torch.unflatten(input=x, dim=1, sizes=(1, 5)), 1, {"dim", "sizes"}),
     (lambda x: torch.transpose(input=x, dim0=0, dim1=1), 1, {"dim0", "dim1"}),
     (lambda x: F.softmax(input=x, dim=-1), 1, {"dim"}),
+    (lambda x: torch.mul(input=x, other=0.5), 2, set()),
+    (lambda x: torch.add(x, other=x, alpha=2), 2, {"alpha"}),
+    (lambda x: F.linear(input=x, weight=x), 1, {"weight"}),
+    (lambda x: scaled(input=x, by=2), 0, {"input", "by"}),
     (lambda x: torch.where(condition=x > 0, input=x, other=-x), 0, {"condition", "input", "other"}),
     (lambda x: torch.searchsorted(sorted_sequence=x, input=x), 0, {"sorted_sequence", "input"}),
-], ids=["flatten", "unflatten", "transpose", "softmax", "where", "searchsorted"])
+], ids=["flatten", "unflatten", "transpose", "softmax", "mul", "add", "linear",
+        "by keyword only", "where", "searchsorted"])
 def test_the_input_by_keyword_comes_first(code, positional, named) -> None:
     gm, (x,) = capture_one(code, torch.randn(3, 5).sort().values)
     before = gm(x)

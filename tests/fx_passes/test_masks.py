@@ -42,6 +42,18 @@ def written(keys: Tensor) -> Tensor:
     return everywhere & keys
 
 
+def written_itself(keys: Tensor) -> Tensor:
+    mask = (torch.arange(S)[None, None, :, None] >= 0) & keys
+    mask[..., :2] = False
+    return mask
+
+
+def joined_itself(keys: Tensor) -> Tensor:
+    mask = (torch.arange(S)[None, None, :, None] >= 0) & keys
+    mask.logical_and_(torch.ones(S, S, dtype=torch.bool).tril())
+    return mask
+
+
 def written_later(keys: Tensor) -> Tensor:
     keys = keys.clone()
     mask = (torch.arange(S)[None, None, :, None] >= 0) & keys
@@ -66,13 +78,16 @@ def test_read_before_it_is_spread(code: Callable[[Tensor], Tensor]) -> None:
 
 @pytest.mark.parametrize("code", [
     indices(lambda q: q >= 1),
-    indices(lambda q: q >= q.transpose(2, 3)),
+    lambda keys: (torch.arange(S)[None, None, :, None] >= torch.arange(S)) & keys,
     indices(lambda q: torch.rand(q.shape) >= 0),
     written,
+    written_itself,
+    joined_itself,
     written_later,
     lambda keys: (torch.arange(S)[:, None] >= 0) & keys[0, 0, 0],
     lambda keys: keys | (torch.arange(S)[None, None, :, None] >= 0),
-], ids=["not of the first", "causal", "random", "written", "written later", "another rank of keys", "or"])
+], ids=["not of the first", "causal", "random", "written", "written itself",
+        "joined itself", "written later", "another rank of keys", "or"])
 def test_stays(code: Callable[[Tensor], Tensor]) -> None:
     mask, source = spread(code, KEYS)
     assert source is mask

@@ -65,6 +65,13 @@ def test_spelling(spelling: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(recompute.norm(site, values), values[site.node], **tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_eps_that_rms_norm_chooses(dtype: torch.dtype) -> None:
+    sites, values = sites_of(lambda x: F.rms_norm(x, (K,)).exp(), torch.randn(4, K, dtype=dtype) * 1e-3)
+    (site,) = sites.norms
+    torch.testing.assert_close(recompute.norm(site, values), values[site.node], rtol=0.01, atol=0.01)
+
+
 def test_no_weight() -> None:
     sites, values = sites_of(lambda x: (x * _inverse(x)).exp() + x, torch.randn(4, K))
     (site,) = sites.norms
